@@ -1,0 +1,3 @@
+"""Diffusion language models: trained, sampled, evaluated, correct by test."""
+
+__version__ = "0.1.0"

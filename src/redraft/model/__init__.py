@@ -1,0 +1,1 @@
+"""Networks. They know tokens, t and a mask; no processes, no samplers."""

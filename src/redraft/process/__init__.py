@@ -1,0 +1,1 @@
+"""What noise does: q(xt | x0), one file a process."""

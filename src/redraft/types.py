@@ -1,0 +1,149 @@
+"""The few values that cross between layers. B rows, L positions, V tokens, D features."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Tokens = Int[Tensor, "B L"]
+Logits = Float[Tensor, "B L V"]
+Time = Float[Tensor, "B #L"]  # one t per row (B, 1) or one per position (B, L)
+Where = Bool[Tensor, "B L"]
+Features = Float[Tensor, "B L D"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, or a micro-batch of one."""
+
+    tokens: Tokens
+    target: Where  # positions that are corrupted and scored
+    doc: Tokens  # packed document number, for the attention mask; -1 is padding
+    index: Int[Tensor, " B"]  # place in the endless order of rows: what a row's noise is keyed by
+    rows: int  # rows of the global batch, over all ranks and micro-batches
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def split(self, rows: int) -> "list[Batch]":
+        """Micro-batches of at most `rows` rows, in order."""
+        parts = zip(
+            *(x.split(rows) for x in (self.tokens, self.target, self.doc, self.index)), strict=True
+        )
+        return [Batch(*part, rows=self.rows) for part in parts]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        moved = (x.to(device) for x in (self.tokens, self.target, self.doc, self.index))
+        return Batch(*moved, rows=self.rows)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum and what to divide it by: for the bound, nats and the number of target positions."""
+
+    total: Float[Tensor, ""]
+    count: Float[Tensor, ""] | Int[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A half-drawn batch of sequences: all that a sampler knows between two steps."""
+
+    tokens: Tokens
+    noisy: Where  # still to be decided
+    window: Where  # may be written now: the active block, less what the user gave
+    step: Int[Tensor, " B"]  # steps taken in this window
+    memo: dict[str, Float[Tensor, "B ..."]] = field(default_factory=dict)  # one entry a row
+
+    @property
+    def open(self) -> Where:
+        """Positions the sampler may commit at this step."""
+        return self.noisy & self.window
+
+    def rows(self, which: Bool[Tensor, " B"] | slice) -> "Canvas":
+        """Some of the rows, as a canvas of their own."""
+        memo = {name: value[which] for name, value in self.memo.items()}
+        parts = (self.tokens, self.noisy, self.window, self.step)
+        return replace(Canvas(*(x[which] for x in parts)), memo=memo)
+
+
+class Denoiser(Protocol):
+    """What everything above `model` sees. Logits at l speak of the token at l.
+
+    `features` and `head` are `__call__` in two halves, so that an objective can apply the
+    vocabulary-sized half to few positions at a time.
+    """
+
+    def __call__(self, x: Tokens, t: Time | None, *, mask) -> Logits:
+        """Unnormalised log-probabilities at every position."""
+        ...
+
+    def features(self, x: Tokens, t: Time | None, *, mask) -> Features:
+        """What the head reads."""
+        ...
+
+    def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Features to logits, position by position."""
+        ...
+
+
+# Counter-based randomness: number j of a row is a hash of (key, j), after SplitMix64
+# (Steele, Lea and Flood 2014). No state, so order, batch size and rank cannot matter.
+GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+
+
+def mix(z: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """SplitMix64's finaliser: a bijection of 64-bit integers that scrambles every bit."""
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+
+
+def salt(value: int | str) -> int:
+    """A signed 64-bit number for an integer or a name of a purpose."""
+    digest = hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Rng:
+    """Where randomness comes from: one key a row, and pure functions of it.
+
+    The same call gives the same numbers again; `fold` in a step or a purpose for others.
+    Never the global generator.
+    """
+
+    key: Int[Tensor, " B"]
+
+    @classmethod
+    def of(cls, seed: int, index: Int[Tensor, " B"]) -> "Rng":
+        """Row i draws what sample `index[i]` draws under `seed`, wherever it stands."""
+        return cls(mix(torch.full_like(index, salt(seed)))).fold(index)
+
+    @classmethod
+    def seeds(cls, *seeds: int) -> "Rng":
+        """One seed a row: what a request gets never depends on its neighbours in the batch."""
+        return cls(torch.tensor([salt(seed) for seed in seeds]))
+
+    def fold(self, value: int | str | Int[Tensor, " B"]) -> "Rng":
+        """An independent source for a step, a purpose, or a number a row."""
+        more = value if isinstance(value, Tensor) else torch.tensor(salt(value)).to(self.key)
+        return Rng(mix(mix(self.key + GOLDEN) ^ mix(more * GOLDEN + 1)))
+
+    def uniform(self, like: Tensor) -> Float[Tensor, "..."]:
+        """U[0, 1) in float64, shaped like `like`; a longer row begins with the same numbers."""
+        at = torch.arange(like[0].numel(), device=self.key.device)
+        bits = mix(self.key[:, None] + (at + 1) * GOLDEN)
+        unit = ((bits >> 11) & 0x1FFFFFFFFFFFFF).double() * 2.0**-53
+        return unit.view(like.shape)
+
+    def gumbel(self, like: Tensor) -> Float[Tensor, "..."]:
+        """argmax(logits + gumbel) draws from softmax(logits).
+
+        In float64: float32 cuts the tail off and so sharpens the samples (Zheng et al. 2024).
+        """
+        return -(-torch.log1p(-self.uniform(like))).clamp(min=1e-300).log()
