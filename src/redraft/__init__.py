@@ -1,3 +1,19 @@
 """Diffusion language models: trained, sampled, evaluated, correct by test."""
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "generate", "load"]
+
+
+def load(path):
+    """A trained model (`loading.Pretrained`) from the folder of a checkpoint or a run.
+
+    Raises BadInput, in one line that names the file, for anything that cannot be loaded.
+    """
+    from redraft.loading import open_pretrained
+
+    return open_pretrained(path)
+
+
+def generate(path, prompt: str = "", **options) -> list[str]:
+    """Texts by the model in a folder: `load(path).generate(prompt, ...)`."""
+    return load(path).generate(prompt, **options)

@@ -1,7 +1,7 @@
 """The few values that cross between layers. B rows, L positions, V tokens, D features."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -57,6 +57,7 @@ class Canvas:
     noisy: Where  # still to be decided
     window: Where  # may be written now: the active block, less what the user gave
     step: Int[Tensor, " B"]  # steps taken in this window
+    doc: Tokens  # 0, and -1 where a row shorter than its neighbours is padded
     memo: dict[str, Float[Tensor, "B ..."]] = field(default_factory=dict)  # one entry a row
 
     @property
@@ -67,8 +68,14 @@ class Canvas:
     def rows(self, which: Bool[Tensor, " B"] | slice) -> "Canvas":
         """Some of the rows, as a canvas of their own."""
         memo = {name: value[which] for name, value in self.memo.items()}
-        parts = (self.tokens, self.noisy, self.window, self.step)
-        return replace(Canvas(*(x[which] for x in parts)), memo=memo)
+        return Canvas(
+            self.tokens[which],
+            self.noisy[which],
+            self.window[which],
+            self.step[which],
+            self.doc[which],
+            memo,
+        )
 
 
 class Denoiser(Protocol):
@@ -140,10 +147,3 @@ class Rng:
         bits = mix(self.key[:, None] + (at + 1) * GOLDEN)
         unit = ((bits >> 11) & 0x1FFFFFFFFFFFFF).double() * 2.0**-53
         return unit.view(like.shape)
-
-    def gumbel(self, like: Tensor) -> Float[Tensor, "..."]:
-        """argmax(logits + gumbel) draws from softmax(logits).
-
-        In float64: float32 cuts the tail off and so sharpens the samples (Zheng et al. 2024).
-        """
-        return -(-torch.log1p(-self.uniform(like))).clamp(min=1e-300).log()

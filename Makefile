@@ -1,0 +1,60 @@
+# The commands of this repository. All that is needed beforehand is Python 3.11 or newer.
+# On the command line: PYTHON=/path/to/python3, ARGS='for the command', TORCH_INDEX=URL
+
+# The first Python here that is new enough and can make a virtual environment.
+USABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	$$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
+
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# torch comes first, alone and pinned: asked for among others, pip takes the newest one with
+# gigabytes of GPU libraries. TORCH_INDEX names a package index that has another build of it.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?=
+
+.DEFAULT_GOAL = help
+.PHONY: help setup demo test quick check build clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready corpora/shakespeare/SOURCE.txt ## the environment in .venv and the text of the demo
+
+demo: setup ## text in, a trained and evaluated model and report.html out
+	$(BIN)/redraft demo $(ARGS)
+
+test: setup ## the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+quick: setup ## the fast tests, under a minute
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/ready ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+build: $(VENV)/ready ## wheel and sdist in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove what these commands made, but no runs
+	rm -rf $(VENV) dist corpora/shakespeare .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@"$(PYTHON)" -c '$(USABLE)' 2>/dev/null || { \
+		echo "make: $(or $(PYTHON),no python3) will not do: this needs Python 3.11 or newer" \
+		"with venv (Debian, Ubuntu: python3-venv); name one with PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(PIP) install -c $(VENV)/constraints.txt hatchling
+	$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+corpora/shakespeare/SOURCE.txt: | $(VENV)/ready
+	$(BIN)/python -m redraft.data.corpora shakespeare corpora

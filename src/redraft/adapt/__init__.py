@@ -1,0 +1,1 @@
+"""Turning one kind of model into another."""

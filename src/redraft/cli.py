@@ -1,0 +1,291 @@
+"""The command line: parse, call, print. Heavy imports wait inside the commands."""
+
+import json
+import os
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redraft.errors import BadInput
+
+app = typer.Typer(
+    help="Diffusion language models: train, sample, infill and evaluate them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Order(StrEnum):
+    """Which position is written first."""
+
+    margin = "margin"
+    confidence = "confidence"
+    entropy = "entropy"
+    random = "random"
+    left = "left"
+    ancestral = "ancestral"
+    first_hitting = "first-hitting"
+
+
+RUNS = Path("runs")
+Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
+Num = Annotated[int, typer.Option("--num", "-n", min=1, help="how many texts")]
+Steps = Annotated[int | None, typer.Option(min=1, help="network calls; default: one a token")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")]
+TopK = Annotated[int | None, typer.Option(min=1)]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0)]
+Threshold = Annotated[
+    float | None, typer.Option(min=0.0, help="write all positions scored at least this at once")
+]
+OrderOption = Annotated[Order, typer.Option("--order", help="which position first")]
+Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
+Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a name (`redraft list`), a .py or a run.json")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: runs/RECIPE")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
+    show: Annotated[bool, typer.Option("--print", help="print the run as JSON and stop")] = False,
+) -> None:
+    """Train a recipe; Ctrl-C saves and stops, --resume goes on."""
+    from redraft.describe import describe
+    from redraft.progress import prepared, watch
+    from redraft.recipe.find import find
+    from redraft.recipe.start import start
+
+    with prepared():
+        run = find(recipe, settings or [])
+    if show:
+        print(json.dumps(describe(run), indent=2))
+        return
+    out = RUNS / run.name if out is None else out
+    told = watch(start(run, out, resume, stop_on_signals()), run, out)
+    if told is not None and told.progress < 1:
+        print(f"stopped at step {told.state.step}; go on with --resume --out {out}")
+
+
+def stop_on_signals():
+    """Ctrl-C and SIGTERM ask the loop to save and end; a second Ctrl-C is a plain one."""
+    asked: list[int] = []
+
+    def ask(number, frame) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nsaving, then stopping", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    return lambda: bool(asked)
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="checkpoint or run; default: the newest in runs/")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="what the texts begin with")] = "",
+    num: Num = 1,
+    length: Annotated[int | None, typer.Option(min=1, help="new tokens; default: all")] = None,
+    order: OrderOption = Order.margin,
+    steps: Steps = None,
+    temperature: Temperature = 0.9,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    threshold: Threshold = None,
+    seed: Seed = 0,
+    live: Live = False,
+    as_json: Json = False,
+) -> None:
+    """Write texts."""
+    from redraft.loading import newest, open_pretrained
+
+    model = open_pretrained(newest(RUNS) if checkpoint is None else checkpoint)
+    tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
+    sampler = sampler_of(model, order, steps or tokens, temperature, top_k, top_p, threshold)
+    show(
+        model,
+        lambda seed, num: model.stream(prompt, num, length, sampler, seed),
+        num,
+        seed,
+        live,
+        as_json,
+    )
+
+
+@app.command()
+def infill(
+    checkpoint: Checkpoint,
+    template: Annotated[str, typer.Argument(help="text with gaps: To be, or [[8]] be")],
+    num: Num = 1,
+    order: OrderOption = Order.margin,
+    steps: Steps = None,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    threshold: Threshold = None,
+    seed: Seed = 0,
+    live: Live = False,
+    as_json: Json = False,
+) -> None:
+    """Fill the gaps of a text; [[8]] is a gap of 8 tokens."""
+    from redraft.loading import open_pretrained
+
+    model = open_pretrained(checkpoint)
+    tokens = model.gaps(template).count(None)
+    sampler = sampler_of(model, order, steps or tokens, temperature, top_k, top_p, threshold)
+    show(
+        model,
+        lambda seed, num: model.fill(template, num, sampler, seed),
+        num,
+        seed,
+        live,
+        as_json,
+    )
+
+
+def sampler_of(model, order, steps, temperature, top_k, top_p, threshold):
+    """The sampler that the options describe. Options that it would not read are refused."""
+    from redraft.sample import ancestral, first_hitting, unmask
+
+    if order in (Order.ancestral, Order.first_hitting):
+        if threshold is not None or top_k is not None:
+            raise BadInput(f"--order {order.value} draws from the model as it is: no --threshold")
+        if model.causal:
+            raise BadInput(f"--order {order.value}: this model writes from left to right only")
+        if order is Order.ancestral:
+            return ancestral.Ancestral(model.process, steps)
+        return first_hitting.FirstHitting(model.process)
+    draw = unmask.Draw(temperature, top_k, top_p)
+    if model.causal:
+        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), draw)
+    scores = {
+        Order.margin: unmask.margin,
+        Order.confidence: unmask.confidence,
+        Order.entropy: unmask.neg_entropy,
+        Order.random: unmask.random,
+        Order.left: unmask.leftmost,
+    }
+    pick = unmask.Steps(steps) if threshold is None else unmask.Threshold(threshold)
+    return unmask.Unmask(scores[order], pick, draw)
+
+
+def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:
+    """Print the texts: one by one while they are written, or all at the end."""
+    from rich.console import Console
+
+    from redraft.view import frames
+    from redraft.view import live as play
+
+    if live and not as_json:
+        for i in range(num):
+            play(frames(canvases(seed + i, 1), model.tokenizer), Console(), f"seed {seed + i}")
+        return
+    last, steps = None, -1
+    for last in canvases(seed, num):
+        steps += 1
+    assert last is not None
+    for i, text in enumerate(model.texts(last)):
+        if as_json:
+            line = {"text": text, "seed": seed + i, "steps": steps}
+            print(json.dumps(line, ensure_ascii=False))
+        else:
+            print(text if num == 1 else f"--- {seed + i}\n{text}")
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    text: Annotated[list[str], typer.Option(help="file, glob or folder; may be repeated")],
+    draws: Annotated[int, typer.Option(min=1, help="draws of the noise for each row")] = 8,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")
+    ] = None,
+    field: Annotated[str, typer.Option(help="of .jsonl and .parquet")] = "text",
+    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Bits per byte on a text, with a 95 % interval."""
+    from dataclasses import asdict
+
+    from redraft.loading import open_pretrained
+    from redraft.progress import measured
+
+    model = open_pretrained(checkpoint)
+    found = measured(model, text, field, rows, draws, seed)
+    if as_json:
+        print(
+            json.dumps(asdict(found) | {"checkpoint": str(model.path), "bound": not model.causal})
+        )
+        return
+    sign = "" if model.causal else "<= "
+    print(
+        f"{sign}{found.bpb:.4f} bits per byte, 95 % interval [{found.low:.4f}, {found.high:.4f}]\n"
+        f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
+        + ("" if model.causal else f", {draws} draws a row")
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="folder of a run")],
+    out: Annotated[Path | None, typer.Option(help="default: RUN/report.html")] = None,
+) -> None:
+    """Write one self-contained page about a run."""
+    from redraft.reporting import report_on
+
+    path = run / "report.html" if out is None else out
+    report_on(run, path)
+    print(path)
+
+
+@app.command(name="list")
+def listing() -> None:
+    """The recipes, with their settings."""
+    import ast
+
+    folder = Path(__file__).parent / "recipe"
+    for path in sorted(folder.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "recipe":
+                print(f"{path.stem}: {(ast.get_docstring(node) or '').splitlines()[0]}")
+                for arg, default in zip(node.args.args, node.args.defaults, strict=True):
+                    kind = ast.unparse(arg.annotation) if arg.annotation else ""
+                    print(f"    {arg.arg}: {kind} = {ast.unparse(default)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="where runs and report go")] = RUNS / "demo",
+    seconds: Annotated[float, typer.Option(min=1, help="of training, for each model")] = 180.0,
+    text: Annotated[str, typer.Option(help="shakespeare, stdlib, or files")] = "shakespeare",
+) -> None:
+    """Real text in; a trained, evaluated and sampled diffusion language model out."""
+    from redraft.demo import run
+
+    run(out, seconds, text, stop_on_signals())
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one line and exit code 2."""
+    try:
+        app()
+    except BadInput as error:
+        print(f"redraft: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except ArithmeticError as error:
+        print(f"redraft: training diverged: {error}; the last checkpoint is kept", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,202 @@
+"""A trained model from a folder: the network, its tokenizer, and what it was trained to do."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from redraft.data.tokenizer import Tokenizer
+from redraft.describe import build, read_json
+from redraft.errors import BadInput
+from redraft.mask import BlockCausal, Mask
+from redraft.objective.ar import CrossEntropy
+from redraft.objective.nelbo import NELBO, AnyOrder
+from redraft.process.mixing import Mixing
+from redraft.sample.predict import Predict, Sampler, bind, blank, generate
+from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin
+from redraft.types import Canvas, Rng
+from redraft.weights import load_weights
+
+GAP = re.compile(r"\[\[(\d+)\]\]")
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """What `redraft.load` returns."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    process: Mixing
+    mask: Mask
+    length: int  # tokens of a canvas at most
+    path: Path
+
+    @property
+    def causal(self) -> bool:
+        """Whether it can only write from left to right."""
+        return self.mask == BlockCausal(1)
+
+    @property
+    def objective(self) -> NELBO | AnyOrder | CrossEntropy:
+        """The tightest estimator of its likelihood."""
+        if self.causal:
+            return CrossEntropy(self.process)
+        if getattr(self.model, "timed", True):
+            return NELBO(self.process, mask=self.mask)
+        return AnyOrder(self.process, self.mask)
+
+    def generate(
+        self,
+        prompt: str = "",
+        num: int = 1,
+        length: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+    ) -> list[str]:
+        """`num` texts that begin with `prompt`, which is part of them.
+
+        `length` counts the new tokens; without it the canvas is filled. Text i depends on
+        seed + i alone, not on `num`. Raises BadInput when prompt and length do not fit.
+        """
+        *_, last = self.stream(prompt, num, length, sampler, seed)
+        return self.texts(last)
+
+    def infill(
+        self, template: str, num: int = 1, sampler: Sampler | None = None, seed: int = 0
+    ) -> list[str]:
+        """`num` versions of a template whose [[n]] are gaps of n tokens to be filled."""
+        *_, last = self.fill(template, num, sampler, seed)
+        return self.texts(last)
+
+    def stream(
+        self,
+        prompt: str = "",
+        num: int = 1,
+        length: int | None = None,
+        sampler: Sampler | None = None,
+        seed: int = 0,
+    ) -> Iterator[Canvas]:
+        """`generate` as canvases: the empty one first, then one a step."""
+        given: list[int | None] = [*self.tokenizer.encode(prompt)]
+        length = self.length - len(given) if length is None else length
+        if len(given) >= self.length:
+            raise BadInput(f"a prompt of {len(given)} tokens, but the context holds {self.length}")
+        if length < 1 or len(given) + length > self.length:
+            raise BadInput(
+                f"{length} new tokens after a prompt of {len(given)}: the context holds "
+                f"{self.length}"
+            )
+        return self.run([given + [None] * length] * num, sampler, seed)
+
+    def fill(
+        self, template: str, num: int = 1, sampler: Sampler | None = None, seed: int = 0
+    ) -> Iterator[Canvas]:
+        """`infill` as canvases."""
+        if self.causal:
+            raise BadInput(f"{self.path}: an autoregressive model cannot fill gaps")
+        return self.run([self.gaps(template)] * num, sampler, seed)
+
+    def gaps(self, template: str) -> list[int | None]:
+        """Token ids of a template, None for every token of a gap."""
+        parts = GAP.split(template)
+        if len(parts) == 1:
+            raise BadInput(f"no gap in {template!r}: write [[8]] for one of 8 tokens")
+        row: list[int | None] = []
+        for i, part in enumerate(parts):
+            if i % 2 and int(part) < 1:
+                raise BadInput(f"[[{part}]]: a gap must hold at least one token")
+            row += [None] * int(part) if i % 2 else self.tokenizer.encode(part)
+        if len(row) > self.length:
+            raise BadInput(f"a template of {len(row)} tokens, but the context is {self.length}")
+        return row
+
+    def run(
+        self, rows: list[list[int | None]], sampler: Sampler | None, seed: int
+    ) -> Iterator[Canvas]:
+        """From rows with gaps to full ones."""
+        if not rows:
+            raise BadInput("asked for 0 texts")
+        canvas = blank(rows, self.process.mask_id, self.tokenizer.eos_id)
+        sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
+        rng = Rng.seeds(*range(seed, seed + len(rows)))
+        yield canvas
+        yield from generate(self.predict(), canvas, sampler, rng)
+
+    def sampler(self, tokens: int) -> Sampler:
+        """A good default for writing so many tokens."""
+        if self.causal:
+            return Unmask(leftmost, TopK(1), Draw(0.9, top_p=0.95))
+        return Unmask(margin, Steps(max(1, tokens)), Draw(0.9, top_p=0.95))
+
+    def predict(self) -> Predict:
+        """What it believes of a canvas."""
+        return bind(self.model, self.process, self.mask)
+
+    def texts(self, canvas: Canvas) -> list[str]:
+        """The rows as text, up to the end mark if there is one behind what was given."""
+        return [
+            self.text(row[doc >= 0].tolist(), window[doc >= 0].tolist())
+            for row, doc, window in zip(canvas.tokens, canvas.doc, canvas.window, strict=True)
+        ]
+
+    def text(self, ids: Sequence[int], window: Sequence[bool]) -> str:
+        """One row as text: generated text stops at its end mark, unless more was given behind."""
+        last = max((i for i, own in enumerate(window) if not own), default=-1)
+        for i, token in enumerate(ids):
+            if token == self.tokenizer.eos_id and i > last:
+                return self.tokenizer.decode(ids[:i])
+        return self.tokenizer.decode(ids)
+
+
+def open_pretrained(path: str | Path) -> Pretrained:
+    """A checkpoint folder, or a run's folder: then its best checkpoint, else its newest.
+
+    Averaged weights are preferred to the last ones. Raises BadInput, naming the file, for
+    anything missing, truncated or inconsistent.
+    """
+    folder = resolve(Path(path))
+    config = read_json(folder / "config.json")
+    try:
+        parts = [build(config[key]) for key in ("model", "process", "mask")]
+        length = int(config["length"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise BadInput(f"{folder / 'config.json'}: {error}") from None
+        raise BadInput(f"{folder / 'config.json'}: lacks {error}") from None
+    shape, process, mask = parts
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    if not shape.vocab_size == process.vocab_size == tokenizer.vocab_size:
+        raise BadInput(
+            f"{folder}: the network has {shape.vocab_size} tokens, its process "
+            f"{process.vocab_size}, tokenizer.json {tokenizer.vocab_size}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model = shape.build()
+    average = folder / "ema.safetensors"
+    load_weights(model, average if average.exists() else folder / "model.safetensors")
+    return Pretrained(model.eval(), tokenizer, process, mask, length, folder)
+
+
+def resolve(path: Path) -> Path:
+    """The checkpoint folder that is meant."""
+    if (path / "config.json").exists():
+        return path
+    if not path.exists():
+        raise BadInput(f"{path}: no such checkpoint")
+    steps = sorted(path.glob("step-*"))
+    if not steps:
+        raise BadInput(f"{path}: neither a checkpoint (config.json) nor a run with one (step-*)")
+    best = read_json(steps[-1] / "state.json").get("best_step")
+    chosen = steps[-1] if best is None else path / f"step-{best:08d}"
+    return chosen if chosen.exists() else steps[-1]
+
+
+def newest(runs: Path) -> Path:
+    """The run that was saved to last."""
+    found = sorted(runs.glob("**/step-*/config.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise BadInput(f"no trained model under {runs}/: begin with `redraft train mdlm`")
+    return found[-1].parent.parent

@@ -1,0 +1,160 @@
+"""The time-conditioned family: a transformer whose norms are steered by t (adaLN).
+
+Peebles and Xie 2023, in the form of SEDD and MDLM.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from redraft.errors import BadInput
+from redraft.mask import Mask
+from redraft.model.attention import kernel
+from redraft.model.layers import Angles, Attention, Heads, rotary
+from redraft.types import Features, Logits, Time, Tokens
+
+Vector = Float[Tensor, "B #L C"]
+
+
+@dataclass(frozen=True)
+class DitConfig:
+    """Everything needed to build the network."""
+
+    vocab_size: int
+    width: int
+    depth: int
+    n_heads: int
+    max_len: int
+    cond_width: int = 128
+    timed: bool = True  # False: the time input is always 0, as in MDLM's default
+    rope_theta: float = 10000.0
+    time_scale: float = 1000.0  # t is in (0, 1), the frequencies were chosen for steps
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.width % self.n_heads or self.width // self.n_heads % 2:
+            raise BadInput(f"width {self.width} does not give {self.n_heads} heads of even size")
+
+    def build(self) -> "Dit":
+        """The network with fresh weights, drawn from torch's current generator."""
+        return Dit(self)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of t, then two layers."""
+
+    def __init__(self, config: DitConfig, n_freq: int = 256):
+        super().__init__()
+        self.n_freq, self.scale = n_freq, config.time_scale
+        self.one = nn.Linear(n_freq, config.cond_width)
+        self.two = nn.Linear(config.cond_width, config.cond_width)
+
+    def forward(self, t: Time) -> Vector:
+        """One vector a time."""
+        half = self.n_freq // 2
+        freq = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+        angle = t[..., None].float() * self.scale * freq
+        wave = torch.cat([angle.cos(), angle.sin()], -1)
+        return self.two(F.silu(self.one(wave)))
+
+
+class Norm(nn.Module):
+    """LayerNorm with a gain and no bias, then shift and scale."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Features, shift: Vector, scale: Vector) -> Features:
+        """x normalised, steered."""
+        x = F.layer_norm(x.float(), x.shape[-1:]).to(x.dtype) * self.weight.to(x.dtype)
+        return x * (1 + scale) + shift
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each steered and gated by the time vector."""
+
+    def __init__(self, config: DitConfig):
+        super().__init__()
+        width, size = config.width, config.width // config.n_heads
+        self.attention_norm, self.mlp_norm = Norm(width), Norm(width)
+        self.attention = Attention(Heads(width, config.n_heads, config.n_heads, size))
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.steer = nn.Linear(config.cond_width, 6 * width)
+
+    def forward(self, x: Features, c: Vector, angles: Angles, attend) -> Features:
+        """One layer."""
+        shift, scale, gate, shift2, scale2, gate2 = self.steer(c).to(x.dtype).chunk(6, -1)
+        x = x + gate * self.attention(self.attention_norm(x, shift, scale), angles, attend)
+        hidden = F.gelu(self.up(self.mlp_norm(x, shift2, scale2)), approximate="tanh")
+        return x + gate2 * self.down(hidden)
+
+
+class Dit(nn.Module):
+    """A denoiser that is told the time."""
+
+    def __init__(self, config: DitConfig):
+        super().__init__()
+        self.config, self.timed = config, config.timed
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.time = TimeEmbedding(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.norm = Norm(config.width)
+        self.steer = nn.Linear(config.cond_width, 2 * config.width)
+        self.unembedding = nn.Linear(config.width, config.vocab_size)
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Normal weights; everything that steers, and the head, starts at zero (adaLN-zero)."""
+        for name, weight in self.named_parameters():
+            if "steer" in name or "unembedding" in name or name.endswith("bias"):
+                weight.zero_()
+            elif weight.ndim == 2:
+                weight.normal_(std=self.config.init_std)
+
+    def embed(self, x: Tokens) -> Features:
+        """The input vectors of the tokens."""
+        return self.embedding(x)
+
+    def features(
+        self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
+    ) -> Features:
+        """The last hidden states. Raises BadInput when a timed network is not told t."""
+        if t is None and self.timed:
+            raise BadInput("this network is conditioned on t, and none was given")
+        if t is None or not self.timed:
+            t = torch.zeros(len(x), 1, device=x.device)
+        h = self.embed(x)
+        if torch.is_autocast_enabled(h.device.type):
+            h = h.to(torch.get_autocast_dtype(h.device.type))
+        at = torch.arange(x.shape[1], device=x.device) if at is None else at
+        size = self.config.width // self.config.n_heads
+        angles = rotary(at, size, self.config.rope_theta, h.dtype)
+        attend = kernel(mask, x.shape[0], x.shape[1], x.device)
+        c = F.silu(self.time(t))
+        for layer in self.layers:
+            h = layer(h, c, angles, attend)
+        return self.norm(h, *self.steer(c).to(h.dtype).chunk(2, -1))
+
+    def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Features to logits."""
+        return self.unembedding(h)
+
+    def head_parameters(self) -> list[Tensor]:
+        """What `head` trains."""
+        return list(self.unembedding.parameters())
+
+    def forward(
+        self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
+    ) -> Logits:
+        """Logits aligned with the positions they speak of."""
+        return self.head(self.features(x, t, mask=mask, at=at))
+
+
+EXAMPLES = (DitConfig(19, 32, 2, 4, 16, cond_width=8), DitConfig(19, 32, 1, 2, 16, 8, timed=False))

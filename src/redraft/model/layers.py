@@ -1,0 +1,101 @@
+"""What the networks share: norm, rotary positions, attention, feed-forward."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from redraft.model.attention import Kernel
+from redraft.types import Features
+
+Angles = tuple[Float[Tensor, "*B 1 L Dh"], Float[Tensor, "*B 1 L Dh"]]  # cos and sin
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The shape of an attention layer."""
+
+    width: int
+    n_heads: int
+    n_kv_heads: int  # fewer than n_heads: grouped-query attention
+    size: int  # of a head
+    bias: bool = False  # on q, k and v
+    out_bias: bool = False
+    qk_norm: bool = False  # RMSNorm of every head's q and k (Qwen3)
+    norm_eps: float = 1e-5
+
+
+def rotary(at: Int[Tensor, "*B L"], size: int, theta: float, dtype: torch.dtype) -> Angles:
+    """cos and sin of every position's angles (RoPE, Su et al. 2021), halves side by side."""
+    inverse = theta ** -(torch.arange(0, size, 2, device=at.device, dtype=torch.float32) / size)
+    angle = at[..., None].float() * inverse
+    angle = torch.cat([angle, angle], -1).unsqueeze(-3)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles) -> Float[Tensor, "B H L Dh"]:
+    """Turn each pair (i, i + Dh/2) by its position's angle."""
+    cos, sin = angles
+    one, two = x.chunk(2, -1)
+    return x * cos + torch.cat([-two, one], -1) * sin
+
+
+class RMSNorm(nn.Module):
+    """x over its root mean square, times a gain; computed in float32 (Zhang, Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        """In the dtype that came in."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, heads: Heads):
+        super().__init__()
+        self.heads = heads
+        width, inner = heads.width, heads.n_heads * heads.size
+        self.q = nn.Linear(width, inner, heads.bias)
+        self.k = nn.Linear(width, heads.n_kv_heads * heads.size, heads.bias)
+        self.v = nn.Linear(width, heads.n_kv_heads * heads.size, heads.bias)
+        self.out = nn.Linear(inner, width, heads.out_bias)
+        if heads.qk_norm:
+            self.q_norm = RMSNorm(heads.size, heads.norm_eps)
+            self.k_norm = RMSNorm(heads.size, heads.norm_eps)
+
+    def forward(self, x: Features, angles: Angles, attend: Kernel) -> Features:
+        """Every position reads the positions that `attend` lets it see."""
+        B, L, _ = x.shape
+        q, k, v = (
+            project(x).view(B, L, -1, self.heads.size).transpose(1, 2)
+            for project in (self.q, self.k, self.v)
+        )
+        if self.heads.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
+        groups = self.heads.n_heads // self.heads.n_kv_heads
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, L, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x) (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int, bias: bool = False):
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias)
+        self.up = nn.Linear(width, hidden, bias)
+        self.down = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Features) -> Features:
+        """Position by position."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))

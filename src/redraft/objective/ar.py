@@ -1,0 +1,33 @@
+"""Autoregressive cross-entropy: the baseline that every diffusion model is compared with."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from redraft.mask import BlockCausal, Documents, Mask
+from redraft.objective.nelbo import Nats
+from redraft.objective.nll import scored_nll
+from redraft.process.mixing import Mixing
+from redraft.types import Batch, Denoiser, Loss, Rng, Time
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Exact nats of every target given what stands before it, causally.
+
+    The model's features at l speak of token l: wrap a next-token network in `NextToken`.
+    """
+
+    process: Mixing  # says which token can never be right: [MASK]
+    mask: ClassVar[Mask] = BlockCausal(1)
+
+    def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
+        """Mean cross-entropy; nothing random in it."""
+        return self.scored(model, batch, rng)[0]
+
+    def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
+        """The loss, the nats at every position (detached), and t = 0: nothing is noise."""
+        h = model.features(batch.tokens, None, mask=self.mask & Documents(batch.doc))
+        total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, batch.target.float())
+        return Loss(total, batch.target.sum()), nll, torch.zeros_like(batch.tokens[:, :1]).double()

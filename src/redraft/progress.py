@@ -1,0 +1,112 @@
+"""Progress with an ETA on everything long, on stderr; plain lines where there is no terminal."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+
+from redraft.data.loader import documents_as_rows, texts_as_rows
+from redraft.data.text import documents
+from redraft.eval.likelihood import Estimate, likelihood
+from redraft.loading import Pretrained
+from redraft.recipe.base import Run
+from redraft.train.loop import Told
+from redraft.train.parallel import precision
+
+EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+def bar() -> Progress:
+    """The one look of progress bars."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        Remaining(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        transient=False,
+    )
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """Say that a corpus is being read and tokenized, if that takes a while."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("preparing text"):
+        yield
+
+
+def watch(training: Iterable[Told], run: Run, out: Path) -> Told | None:
+    """Run a training to its end, showing where it is. Returns the last thing told."""
+    chosen = precision(run.plan.precision, torch.device("cpu"))
+    budget = f"{run.plan.steps} steps" if run.plan.steps else f"{run.plan.seconds:g} s"
+    console, told = Console(stderr=True), None
+    console.print(f"{run.name}: {budget} of training into {out}, {chosen.why}", highlight=False)
+    spoken, shown = time.monotonic(), "held out: not yet"
+    with bar() as progress:
+        task = progress.add_task(run.name, total=1.0, note="")
+        for told in training:
+            if told.held_out is not None:
+                shown = f"held out {told.held_out:.3f} bpb"
+            note = f"step {told.state.step}  loss {told.stepped.loss:.3f}  {told.rate:,.0f} tok/s"
+            progress.update(task, completed=told.progress, note=f"{note}  {shown}")
+            if not console.is_terminal and time.monotonic() - spoken > EVERY:
+                spoken = time.monotonic()
+                console.print(f"{told.progress:4.0%}  {note}  {shown}", highlight=False)
+    return told
+
+
+def counting(progress: Progress, task: TaskID, done: int) -> None:
+    """So many more are done."""
+    progress.advance(task, done)
+
+
+def measured(
+    model: Pretrained,
+    texts: Sequence[str],
+    field: str = "text",
+    rows: int | None = None,
+    draws: int = 8,
+    seed: int = 0,
+) -> Estimate:
+    """Bits per byte of text files."""
+    found = documents(list(texts), field)
+    return over(model, texts_as_rows(found, model.tokenizer, model.length, rows), draws, seed)
+
+
+def measured_corpus(model: Pretrained, run: Run, rows: int | None, draws: int) -> Estimate:
+    """Bits per byte of a run's own held-out documents."""
+    held = documents_as_rows(run.data.corpus(), "held_out", model.length, rows)
+    return over(model, held, draws, seed=0)
+
+
+def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:
+    """Bits per byte of documents in rows, with a progress bar."""
+    device = next(model.model.parameters()).device
+    numbers = precision("auto", device)
+    draws = 1 if model.causal else draws  # nothing random in it
+    with bar() as progress:
+        task = progress.add_task("evaluating", total=len(held), note="")
+        return likelihood(
+            model.model,
+            model.objective,
+            held,
+            table=model.tokenizer.token_bytes(),
+            draws=draws,
+            rows=max(1, 64 // draws),
+            seed=seed,
+            precision=partial(numbers.context, device),
+            progress=partial(counting, progress, task),
+        )

@@ -1,0 +1,36 @@
+"""A run is a value: everything needed to train, and nothing else."""
+
+from dataclasses import dataclass
+
+from redraft.adapt.shift import NextTokenConfig
+from redraft.data.corpus import Corpus
+from redraft.data.source import Text
+from redraft.errors import BadInput
+from redraft.model.dit import DitConfig
+from redraft.model.llama import LlamaConfig
+from redraft.objective.ar import CrossEntropy
+from redraft.objective.nelbo import NELBO, AnyOrder
+from redraft.train.loop import Plan
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. Its objective says what the noise is and who may attend to whom."""
+
+    name: str
+    data: Text
+    length: int  # tokens of a row: the context
+    model: LlamaConfig | DitConfig | NextTokenConfig
+    objective: NELBO | AnyOrder | CrossEntropy
+    plan: Plan
+    seed: int = 0
+    eval_rows: int = 64  # held-out rows that each evaluation during training looks at
+
+    def check(self, corpus: Corpus) -> None:
+        """Raises BadInput unless the corpus has the vocabulary that the run was made for."""
+        process, tokenizer = self.objective.process, corpus.tokenizer
+        if process.vocab_size != tokenizer.vocab_size or process.mask_id != tokenizer.mask_id:
+            raise BadInput(
+                f"{corpus.folder}: {tokenizer.vocab_size} tokens with [MASK] {tokenizer.mask_id}, "
+                f"but the run is for {process.vocab_size} with [MASK] {process.mask_id}"
+            )

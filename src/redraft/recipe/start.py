@@ -1,0 +1,112 @@
+"""From a run to its training: data, model, objective and loop brought together."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from redraft.data.corpus import Corpus
+from redraft.data.loader import Rows, documents_as_rows
+from redraft.describe import describe, read_json
+from redraft.errors import BadInput
+from redraft.eval.likelihood import likelihood
+from redraft.files import write_text
+from redraft.recipe.base import Run
+from redraft.train import checkpoint
+from redraft.train.loop import Told, train
+from redraft.train.parallel import join, precision
+
+FORMAT = 1  # of a checkpoint's config.json
+
+
+def start(
+    run: Run, out: Path, again: bool = False, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Told]:
+    """Train a run into the folder `out`; yield after every step.
+
+    Raises BadInput, before anything is written, when `out` holds another run, or the same one
+    without `again`.
+    """
+    place = join()
+    corpus = run.data.corpus()
+    run.check(corpus)
+    claim(run, out, again, corpus, first=place.rank == 0)
+    model = initial(run)
+    rows = Rows(corpus, "train", run.length, run.seed)
+    held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
+    numbers = precision(run.plan.precision, place.device)
+    yield from train(
+        model,
+        run.objective,
+        lambda step: rows.batch(step, run.plan.rows, place.rank, place.ranks),
+        run.plan,
+        run.seed,
+        out,
+        place,
+        describe=partial(card, run, corpus),
+        evaluate=lambda model: (
+            likelihood(
+                model,
+                run.objective,
+                held,
+                table=corpus.tokenizer.token_bytes(),
+                draws=2,
+                precision=partial(numbers.context, place.device),
+            ).bpb
+        ),
+        again=again,
+        stop=stop,
+    )
+
+
+def initial(run: Run) -> nn.Module:
+    """The network with the fresh weights that the run's seed gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        return run.model.build()
+
+
+def claim(run: Run, out: Path, again: bool, corpus: Corpus, first: bool) -> None:
+    """Make `out` this run's folder, or see that it already is."""
+    record = out / "run.json"
+    mine = {"run": describe(run), "corpus": corpus.manifest.fingerprint}
+    if record.exists():
+        if (where := difference(read_json(record), mine)) is not None:
+            raise BadInput(f"{record}: another run than this one; they differ in {where}")
+        if checkpoint.steps(out) and not again:
+            raise BadInput(f"{out} already holds this run; continue it with --resume, or --out")
+    elif again:
+        raise BadInput(f"{out}: no run to resume there")
+    elif out.exists() and any(out.iterdir()):
+        raise BadInput(f"{out}: a folder that is not empty and holds no run")
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.sweep(out)
+        if not record.exists():
+            write_text(record, json.dumps(mine, indent=2) + "\n")
+
+
+def difference(one, two, at: str = "") -> str | None:
+    """Where two JSON values first differ."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        for key in dict.fromkeys([*one, *two]):
+            if found := difference(one.get(key), two.get(key), f"{at}.{key}".lstrip(".")):
+                return found
+        return None
+    return None if one == two else f"{at} ({one!r} there, {two!r} here)"
+
+
+def card(run: Run, corpus: Corpus, folder: Path) -> None:
+    """Write what `load` needs beside the weights: config.json and the tokenizer."""
+    config = {
+        "format": FORMAT,
+        "model": describe(run.model),
+        "process": describe(run.objective.process),
+        "mask": describe(run.objective.mask),
+        "length": run.length,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    corpus.tokenizer.save(folder / "tokenizer.json")

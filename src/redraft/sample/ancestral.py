@@ -1,0 +1,38 @@
+"""Ancestral sampling: follow the process's own reverse transitions."""
+
+from dataclasses import dataclass, replace
+
+from redraft.process.mixing import Mixing
+from redraft.types import Canvas, Logits, Rng, Time
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """n equal steps in t; exact in the limit, and the reference for every faster sampler.
+
+    While nothing changes, a network that ignores t is not asked again (`predict.Reuse`), so
+    many steps cost little more than the tokens they write (MDLM's cached sampler).
+    """
+
+    process: Mixing
+    n: int = 256
+
+    def time(self, canvas: Canvas, rng: Rng) -> Time:
+        """From 1 down to 1/n."""
+        return (1 - canvas.step.double() / self.n).clamp(min=1 / self.n)[:, None]
+
+    def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
+        """Draw xs from q(xs | xt), averaged over the predicted x0."""
+        rng = rng.fold(canvas.step)
+        t = self.time(canvas, rng)
+        s = (t - 1 / self.n).clamp(min=0)
+        last = (canvas.step + 1 >= self.n)[:, None]
+        xs = self.process.reverse(logp, canvas.tokens, t, s.masked_fill(last, 0.0), rng)
+        tokens = canvas.tokens.where(~canvas.open, xs)
+        noisy = canvas.noisy & ~(canvas.window & last)
+        if self.process.p_uniform == 0:
+            noisy = noisy & ~(canvas.window & (tokens != self.process.mask_id))
+        return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
+
+
+EXAMPLES = (Ancestral(Mixing(7, 3), n=5), Ancestral(Mixing(7, 3), n=40))

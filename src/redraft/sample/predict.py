@@ -1,0 +1,91 @@
+"""Where a model, a process and a mask become log-probabilities; and the loop over canvases."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+
+from redraft.mask import Documents, Full, Mask
+from redraft.process.mixing import Mixing
+from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens
+
+Predict = Callable[[Canvas, Time | None], Logits]
+
+
+class Sampler(Protocol):
+    """One pure step; `time` is what a network that wants t is told before it."""
+
+    def time(self, canvas: Canvas, rng: Rng) -> Time | None:
+        """t of each row, or None for the share of noise."""
+        ...
+
+    def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
+        """The next canvas."""
+        ...
+
+
+def bind(model: Denoiser, process: Mixing, mask: Mask | None = None) -> Predict:
+    """What the model believes of every position of a canvas: normalised, without [MASK]."""
+    visible = Full() if mask is None else mask
+
+    @torch.no_grad()
+    def predict(canvas: Canvas, t: Time | None) -> Logits:
+        if t is None:
+            real = (canvas.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
+            share = canvas.noisy.sum(-1, keepdim=True).double() / real
+            t = process.schedule.time(1 - share)
+        seen = visible & Documents(canvas.doc)
+        return process.log_x0(model(canvas.tokens, t, mask=seen).float())
+
+    return predict if getattr(model, "timed", True) else Reuse(predict)
+
+
+class Reuse:
+    """Ask the network only about rows that changed since they were last asked about.
+
+    For networks that ignore t. Its state is a cache: it never changes what is returned.
+    """
+
+    def __init__(self, predict: Predict):
+        self.predict, self.evaluations = predict, 0
+        self.seen: Tokens | None = None
+        self.logp: Logits | None = None
+
+    def __call__(self, canvas: Canvas, t: Time | None) -> Logits:
+        """log-probabilities, remembered where nothing changed."""
+        if self.seen is None or self.logp is None or self.seen.shape != canvas.tokens.shape:
+            changed = torch.ones_like(canvas.step, dtype=torch.bool)
+        else:
+            changed = (self.seen != canvas.tokens).any(-1) & canvas.open.any(-1)
+        if changed.any():
+            fresh = self.predict(canvas.rows(changed), None if t is None else t[changed])
+            self.evaluations += int(changed.sum())
+            self.logp = fresh if bool(changed.all()) else self.updated(changed, fresh)
+            self.seen = canvas.tokens
+        assert self.logp is not None
+        return self.logp
+
+    def updated(self, changed: torch.Tensor, fresh: Logits) -> Logits:
+        """The remembered rows with some replaced, as a new tensor."""
+        assert self.logp is not None
+        logp = self.logp.clone()
+        logp[changed] = fresh
+        return logp
+
+
+def generate(predict: Predict, canvas: Canvas, sampler: Sampler, rng: Rng) -> Iterator[Canvas]:
+    """Yield every canvas on the way from noise to text. Streaming is iterating."""
+    while canvas.open.any():
+        canvas = sampler.step(canvas, predict(canvas, sampler.time(canvas, rng)), rng)
+        yield canvas
+
+
+def blank(rows: list[list[int | None]], mask_id: int, pad_id: int) -> Canvas:
+    """A canvas from token ids, None where a token is to be written; short rows are padded."""
+    length = max(len(row) for row in rows)
+    full = [row + [pad_id] * (length - len(row)) for row in rows]
+    noisy = torch.tensor([[token is None for token in row] for row in full])
+    tokens = torch.tensor([[mask_id if x is None else x for x in row] for row in full])
+    real = torch.tensor([len(row) for row in rows])[:, None]
+    doc = torch.where(torch.arange(length) < real, 0, -1)
+    return Canvas(tokens, noisy, noisy.clone(), torch.zeros(len(rows), dtype=torch.long), doc)

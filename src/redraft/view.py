@@ -1,0 +1,257 @@
+"""How a canvas looks: coloured text for the terminal, a still picture, frames for the report."""
+
+import io
+import time
+import unicodedata
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.terminal_theme import TerminalTheme
+from rich.text import Text
+
+from redraft.types import Canvas
+
+State = Literal["given", "masked", "new", "old"]
+CELL = "▒"  # one undecided token
+# Every state differs from the others without colour too: a glyph, bold or italics.
+STYLE = {"given": "italic cyan", "masked": "dim", "new": "bold bright_green", "old": ""}
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What the view asks of a tokenizer."""
+
+    eos_id: int
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """The text of some tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of text with one state: the user's, undecided, decided at this step, or earlier."""
+
+    text: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of a canvas. Text after the end-of-text token is left out."""
+
+    pieces: tuple[Piece, ...]
+    step: int
+    total: int | None = None
+    decided: float = 1.0  # share of the tokens that were not given
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, undecided tokens as cells."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+class Row(NamedTuple):
+    """One row of a canvas as plain lists, without its padding."""
+
+    tokens: list[int]
+    noisy: list[bool]
+    window: list[bool]
+    step: int
+
+    @classmethod
+    def of(cls, canvas: Canvas, row: int) -> "Row":
+        """The tokens of one row that belong to a text."""
+        own = canvas.doc[row] >= 0
+        parts = (x[row][own].tolist() for x in (canvas.tokens, canvas.noisy, canvas.window))
+        return cls(*parts, int(canvas.step[row]))
+
+
+def frames(
+    canvases: Iterable[Canvas], tokenizer: Decoder, row: int = 0, total: int | None = None
+) -> Iterator[Frame]:
+    """One frame a canvas. What the first canvas holds outside its window was given."""
+    before, given, step = None, [], 0
+    for canvas in canvases:
+        now = Row.of(canvas, row)
+        if before is None:
+            given = [
+                not noisy and not own for noisy, own in zip(now.noisy, now.window, strict=True)
+            ]
+        # A canvas counts its steps afresh in every window; a frame counts them all.
+        step += now.step - (before.step if before and before.window == now.window else 0)
+        marks = states(now, before, given)
+        free = given.count(False)
+        decided = 1 - marks.count("masked") / free if free else 1.0
+        yield Frame(pieces(now.tokens, marks, tokenizer), step, total, decided)
+        before = now
+
+
+def states(now: Row, before: Row | None, given: Sequence[bool]) -> list[State]:
+    """The state of every token, by comparison with the canvas of one step earlier."""
+
+    def state(i: int) -> State:
+        if given[i]:
+            return "given"
+        if now.noisy[i]:
+            return "masked"
+        kept = before and not before.noisy[i] and before.tokens[i] == now.tokens[i]
+        return "old" if kept else "new"
+
+    return [state(i) for i in range(len(now.tokens))]
+
+
+def pieces(tokens: Sequence[int], marks: Sequence[State], tokenizer: Decoder) -> tuple[Piece, ...]:
+    """The row as text: masked tokens as cells, decided runs decoded together."""
+    out = []
+    end = length(tokens, marks, tokenizer.eos_id)
+    for masked, group in groupby(range(end), key=lambda i: marks[i] == "masked"):
+        run = [i for i in group if masked or tokens[i] != tokenizer.eos_id]
+        if masked:
+            out.append(Piece(CELL * len(run), "masked"))
+        else:
+            out += decode([tokens[i] for i in run], [marks[i] for i in run], tokenizer)
+    return tuple(out)
+
+
+def length(tokens: Sequence[int], marks: Sequence[State], eos_id: int) -> int:
+    """Tokens before the end of the text: a decided end token that no prompt hides."""
+    # A prompt may begin with, or contain, document separators: only later ones end the text.
+    start = next((i for i, mark in enumerate(marks) if mark != "given"), 0)
+    ends = (i for i in range(start, len(tokens)) if tokens[i] == eos_id and marks[i] != "masked")
+    return next(ends, len(tokens))
+
+
+def decode(ids: list[int], marks: list[State], tokenizer: Decoder) -> list[Piece]:
+    """One decided run as pieces; a character made of several tokens is as new as its newest."""
+    text, start = tokenizer.decode(ids), 0
+    chars: list[State] = []  # the state of each character
+    torn: list[State] = []  # the states of a character's tokens, as far as they have been seen
+    for mark, group in groupby(marks):
+        start += len(list(group))
+        # Decoded alone, the halves of a character would be replacement signs: only a prefix counts.
+        whole = shown = text if start == len(ids) else tokenizer.decode(ids[:start])
+        while not text.startswith(shown):
+            shown = shown[:-1]
+        if len(shown) > len(chars):
+            chars.append(max([*torn, mark], key=("given", "old", "new").index))
+            chars += [mark] * (len(shown) - len(chars))
+            torn = []
+        if shown != whole:
+            torn.append(mark)
+    runs = groupby(range(len(text)), key=chars.__getitem__)
+    return [Piece("".join(text[i] for i in run), mark) for mark, run in runs]
+
+
+def visible(text: str) -> str:
+    """The text with control, direction and surrogate characters made visible and harmless."""
+
+    def unsafe(char: str) -> bool:
+        control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
+        return control or char in BIDI
+
+    return "".join("·" if unsafe(char) else char for char in text)
+
+
+def terminal(frame: Frame) -> Text:
+    """The frame as styled text; it can be read without colour."""
+    return Text.assemble(*((visible(p.text), STYLE[p.state]) for p in frame.pieces))
+
+
+def panel(frame: Frame, title: str) -> Panel:
+    """The frame in a box, with its step and a bar of how much is decided."""
+    steps = f"step {frame.step}" + (f"/{frame.total}" if frame.total else "")
+    bar = ProgressBar(1.0, frame.decided, complete_style="green", finished_style="green")
+    return Panel(
+        Group(terminal(frame), Text(), bar),
+        title=Text(title),
+        title_align="left",
+        subtitle=Text(f"{steps} · {frame.decided:.0%} decided"),
+        subtitle_align="right",
+        border_style="dim",
+        padding=(1, 2),
+    )
+
+
+def live(
+    shown: Iterable[Frame], console: Console, title: str = "redraft", fps: int | float = 24
+) -> Frame | None:
+    """Play frames in place, at most `fps` a second; off a terminal, print the final text only."""
+    last = None
+    if not console.is_terminal or console.is_dumb_terminal:
+        final = deque(shown, maxlen=1)
+        for last in final:
+            console.out(visible(last.text), highlight=False)
+        return last
+    with Live(console=console, auto_refresh=False) as screen:
+        due = time.monotonic()
+        for last in shown:
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = time.monotonic() + 1 / fps
+            screen.update(panel(last, title), refresh=True)
+    return last
+
+
+def svg(shown: Frame | Iterable[Frame], title: str, width: int = 76) -> str:
+    """One picture of a frame, or of several below each other; it loads nothing from outside."""
+    console = Console(
+        record=True,
+        file=io.StringIO(),
+        width=width,
+        force_terminal=True,
+        color_system="truecolor",
+        no_color=False,
+        legacy_windows=False,
+    )
+    for frame in [shown] if isinstance(shown, Frame) else shown:
+        console.print(panel(frame, ""))
+    return console.export_svg(title=title, theme=THEME, code_format=SVG)
+
+
+THEME = TerminalTheme(
+    (22, 24, 29),
+    (214, 218, 226),
+    [
+        *((58, 62, 72), (224, 108, 117), (126, 186, 126), (214, 174, 96)),
+        *((110, 160, 220), (190, 140, 210), (112, 184, 200), (214, 218, 226)),
+    ],
+    [
+        *((98, 104, 118), (240, 128, 137), (152, 224, 140), (236, 198, 120)),
+        *((140, 186, 240), (210, 164, 230), (140, 210, 224), (244, 246, 250)),
+    ],
+)
+# Rich's own format asks a server for its font.
+SVG = """\
+<svg class="redraft" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{
+  font: {char_height}px/{line_height}px ui-monospace, "SF Mono", Menlo, Consolas,
+    "DejaVu Sans Mono", "Liberation Mono", monospace;
+  white-space: pre;
+}}
+.{unique_id}-title {{ font: bold 17px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/>
+</clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""

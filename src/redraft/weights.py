@@ -1,0 +1,42 @@
+"""A network's weights in a safetensors file."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from redraft.errors import BadInput
+
+
+def write_weights(model: nn.Module, path: Path) -> None:
+    """The parameters by name; tied ones once, as the file format wants it."""
+    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a network from a file. Raises BadInput for missing, unknown or misshapen weights."""
+    found, wanted = read_tensors(path), dict(model.named_parameters())
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unknown:
+        what = f"lacks {missing[0]}" if missing else f"has an unknown {unknown[0]}"
+        raise BadInput(f"{path}: {what}; it is not of this configuration")
+    with torch.no_grad():
+        for name, p in wanted.items():
+            if found[name].shape != p.shape:
+                raise BadInput(
+                    f"{path}: {name} is {list(found[name].shape)}, "
+                    f"the configuration says {list(p.shape)}"
+                )
+            p.copy_(found[name])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file. Raises BadInput, naming it, when it is missing or truncated."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput(f"{path}: damaged or not safetensors ({error})") from None
