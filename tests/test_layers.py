@@ -8,10 +8,8 @@ import pytest
 
 import redraft
 
-RUNS = (
-    "types errors describe schedule mask draw process model adapt objective sample data train "
-    "eval load"
-)
+BASE = "types errors files describe schedule mask draw weights"
+RUNS = f"{BASE} process model adapt objective sample data train eval"
 MAY_IMPORT = {
     "errors": "",
     "types": "",
@@ -19,20 +17,24 @@ MAY_IMPORT = {
     "mask": "",
     "draw": "",
     "describe": "errors",
+    "files": "errors",
+    "weights": "errors",
     "process": "types schedule draw errors",
     "view": "types errors",
     "model": "types mask errors describe",
     "adapt": "types mask errors model",
     "objective": "types schedule mask process errors",
     "sample": "types schedule mask draw process errors",
-    "data": "types errors describe",
-    "train": "types errors describe data",
-    "eval": "types errors data objective sample view mask process",
-    "load": "types errors describe mask model adapt data",
+    "data": "types errors files describe",
+    "train": "types errors files describe weights data",
+    "eval": "types errors files data objective sample view mask process",
+    "loading": "types errors describe mask weights process model adapt objective sample data",
     "recipe": RUNS,
-    "demo": f"{RUNS} view recipe",
-    "cli": f"{RUNS} view recipe demo",
-    "__init__": "errors load",
+    "progress": f"{RUNS} loading recipe",
+    "reporting": f"{RUNS} view loading recipe progress",
+    "demo": f"{RUNS} view loading recipe progress reporting",
+    "cli": f"{RUNS} view loading recipe progress reporting demo",
+    "__init__": "errors loading",
     "__main__": "cli",
 }
 ROOT = Path(redraft.__file__).parent

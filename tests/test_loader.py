@@ -116,6 +116,8 @@ def test_epochs_leave_out_different_tokens(corpus):
     starts = loader.starts(np.arange(30 * loader.windows))
     covered = np.bincount((starts[:, None] + np.arange(length)).ravel() % n, minlength=n)
     assert n % length and covered.min() > 0
+    # Nor only tokens near the two ends of the stream.
+    assert covered[n // 4 : -n // 4].min() < 30
 
 
 def same(one, other):
@@ -154,6 +156,15 @@ def test_a_step_is_a_pure_function(corpus):
 def test_rows_come_in_another_order(corpus):
     starts = Rows(corpus, "train", 20, seed=0).starts(np.arange(60))
     assert (np.diff(starts) == 20).mean() < 0.2
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(corpus):
+    def order(seed, epoch):
+        loader = Rows(corpus, "train", 20, seed)
+        starts = loader.starts(np.arange(loader.windows) + epoch * loader.windows)
+        return tuple((starts - starts[0]) % len(corpus.tokens("train")))
+
+    assert len({order(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
 
 
 def test_a_row_may_be_the_whole_split(corpus):

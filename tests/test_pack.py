@@ -126,6 +126,23 @@ def test_the_share_is_kept(known, share, seed):
         assert taken + tail * known[key] == pytest.approx(share * total)
 
 
+def test_copies_of_a_text_count_together(tmp_path):
+    rows = [json.dumps({"text": "copied\n" * 3})] * 20
+    rows += [json.dumps({"text": f"text {i:03} of one line\n"}) for i in range(180)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    for seed in range(10):
+        corpus = prepare([tmp_path / "a.jsonl"], Bytes(), tmp_path / "out", 0.2, seed)
+        share = corpus.bytes("held_out") / (corpus.bytes("held_out") + corpus.bytes("train"))
+        assert 0.1 <= share <= 0.2
+
+
+def test_small_texts_from_further_down_do_not_fill_the_share():
+    known = {bytes([i]): 7 for i in range(50)} | {bytes([i]): 1 for i in range(50, 60)}
+    held = [divide(known, 0.1, seed)[0] for seed in range(200)]
+    small = np.mean([key[0] >= 50 for each in held for key in each])
+    assert small < 0.25  # a sixth of the texts are small
+
+
 def test_every_text_is_held_out_by_some_seed():
     known = {bytes([i]): 10 for i in range(20)}
     assert set().union(*(divide(known, 0.1, seed)[0] for seed in range(100))) == set(known)
@@ -410,16 +427,22 @@ def test_a_manifest_with_wrong_values_is_refused(corpus):
     path = corpus.folder / "manifest.json"
     whole = path.read_text()
     train = json.loads(whole)["train"]
+    shard = train["shards"][0]
+    longer = {"tokens": shard["tokens"] + 1, "shards": [shard | {"tokens": shard["tokens"] + 1}]}
+    data = (corpus.folder / "train-00000.bin").read_bytes()
     for more in (
         {"train": None},
         {"train": train | {"tokens": train["tokens"] + 1}},
         {"train": train | {"tokens": "many"}},
         {"train": train | {"documents": 3}},
+        {"train": train | longer},
         {"train": train | {"shards": []}},
         {"train": train | {"shards": None}},
         {"dtype": "float64"},
     ):
         change(path, **more)
+        grown = b"  " if more.get("train") == train | longer else b""
+        (corpus.folder / "train-00000.bin").write_bytes(data + grown)
         with pytest.raises(BadInput, match=str(corpus.folder)):
             Corpus.open(corpus.folder)
         path.write_text(whole)

@@ -15,10 +15,23 @@ from redraft.errors import BadInput
 app = typer.Typer(
     help="Diffusion language models: train, sample, infill and evaluate them.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    """Diffusion language models: train, sample, infill and evaluate them."""
+    if version:
+        from redraft import __version__
+
+        print(__version__)
+        raise typer.Exit
 
 
 class Order(StrEnum):
@@ -190,13 +203,10 @@ def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> Non
         for i in range(num):
             play(frames(canvases(seed + i, 1), model.tokenizer), Console(), f"seed {seed + i}")
         return
-    last, steps = None, -1
-    for last in canvases(seed, num):
-        steps += 1
-    assert last is not None
+    *earlier, last = canvases(seed, num)
     for i, text in enumerate(model.texts(last)):
         if as_json:
-            line = {"text": text, "seed": seed + i, "steps": steps}
+            line = {"text": text, "seed": seed + i, "steps": len(earlier)}
             print(json.dumps(line, ensure_ascii=False))
         else:
             print(text if num == 1 else f"--- {seed + i}\n{text}")
@@ -279,13 +289,24 @@ def demo(
 def main() -> None:
     """Run a command; what the user can mend is one line and exit code 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except BadInput as error:
-        print(f"redraft: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error), 2)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ArithmeticError as error:
-        print(f"redraft: training diverged: {error}; the last checkpoint is kept", file=sys.stderr)
-        sys.exit(1)
+        fail(f"training diverged: {error}; the last checkpoint is kept", 1)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # a word that the command does not know
+        if usage is None:
+            raise
+        fail(usage(), getattr(error, "exit_code", 2))
+
+
+def fail(message: str, code: int) -> None:
+    """One line on stderr, then the exit code."""
+    print(f"redraft: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

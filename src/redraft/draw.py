@@ -16,7 +16,7 @@ def categorical(logp: Float[Tensor, "*N V"], u: Float[Tensor, "*N"]) -> Int[Tens
     """
     logp = logp.double()
     running = (logp - logp.amax(-1, keepdim=True)).exp().cumsum(-1)
-    at = u.double()[..., None] * running[..., -1:]
+    at = (u.double()[..., None] * running[..., -1:]).contiguous()
     drawn = torch.searchsorted(running, at, right=True).squeeze(-1)
     last = (running < running[..., -1:]).sum(-1)  # rounding must not step past the last one
     return torch.minimum(drawn, last)

@@ -143,7 +143,7 @@ class Rng:
 
     def uniform(self, like: Tensor) -> Float[Tensor, "..."]:
         """U[0, 1) in float64, shaped like `like`; a longer row begins with the same numbers."""
-        at = torch.arange(like[0].numel(), device=self.key.device)
+        at = torch.arange(like.shape[1:].numel(), device=self.key.device)
         bits = mix(self.key[:, None] + (at + 1) * GOLDEN)
         unit = ((bits >> 11) & 0x1FFFFFFFFFFFFF).double() * 2.0**-53
         return unit.view(like.shape)

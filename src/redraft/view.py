@@ -1,12 +1,12 @@
 """How a canvas looks: coloured text for the terminal, a still picture, frames for the report."""
 
 import io
+import re
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from rich.console import Console, Group
@@ -22,7 +22,7 @@ State = Literal["given", "masked", "new", "old"]
 CELL = "▒"  # one undecided token
 # Every state differs from the others without colour too: a glyph, bold or italics.
 STYLE = {"given": "italic cyan", "masked": "dim", "new": "bold bright_green", "old": ""}
-BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
 
 
 @runtime_checkable
@@ -97,16 +97,13 @@ def frames(
 
 def states(now: Row, before: Row | None, given: Sequence[bool]) -> list[State]:
     """The state of every token, by comparison with the canvas of one step earlier."""
-
-    def state(i: int) -> State:
-        if given[i]:
-            return "given"
-        if now.noisy[i]:
-            return "masked"
-        kept = before and not before.noisy[i] and before.tokens[i] == now.tokens[i]
-        return "old" if kept else "new"
-
-    return [state(i) for i in range(len(now.tokens))]
+    # Before the first canvas everything was undecided.
+    earlier = zip(before.noisy, before.tokens, strict=True) if before else repeat((True, 0))
+    rows = zip(given, now.noisy, now.tokens, earlier, strict=False)
+    return [
+        "given" if own else "masked" if noisy else "old" if past == (False, token) else "new"
+        for own, noisy, token, past in rows
+    ]
 
 
 def pieces(tokens: Sequence[int], marks: Sequence[State], tokenizer: Decoder) -> tuple[Piece, ...]:
@@ -153,12 +150,7 @@ def decode(ids: list[int], marks: list[State], tokenizer: Decoder) -> list[Piece
 
 def visible(text: str) -> str:
     """The text with control, direction and surrogate characters made visible and harmless."""
-
-    def unsafe(char: str) -> bool:
-        control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
-        return control or char in BIDI
-
-    return "".join("·" if unsafe(char) else char for char in text)
+    return UNSAFE.sub("·", text)
 
 
 def terminal(frame: Frame) -> Text:

@@ -4,7 +4,7 @@ Which tokens a row holds is a pure function of the seed and the row's place in t
 of rows. So there is no loader state but the step, on any number of ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 
 from redraft.data.corpus import Corpus, Stream
+from redraft.data.text import Document
+from redraft.data.tokenizer import Tokenizer
 from redraft.errors import BadInput
 from redraft.types import Batch, mix, salt
 
@@ -158,24 +160,49 @@ def documents_as_rows(corpus: Corpus, split: str, length: int, limit: int | None
 
     With a limit on rows, those are taken evenly over all windows, so documents by their length.
     """
+    docs = np.asarray(corpus.docs(split), np.int64)
+    return windows(corpus.tokens(split), docs, corpus.tokenizer, length, limit)
+
+
+def texts_as_rows(
+    documents: Iterable[Document], tokenizer: Tokenizer, length: int, limit: int | None = None
+) -> Held:
+    """The same for documents that are in no corpus. Their tokens are held in memory."""
+    ids: list[np.ndarray] = []
+    docs: list[tuple[int, int]] = []
+    for document in documents:
+        ids.append(np.array([*tokenizer.encode(document.text), tokenizer.eos_id], np.uint32))
+        end = (docs[-1][0] if docs else 0) + len(ids[-1])
+        docs.append((end, len(document.text.encode())))
+    stream = Stream((np.concatenate(ids),), np.array([docs[-1][0]]))
+    return windows(stream, np.array(docs), tokenizer, length, limit)
+
+
+def windows(
+    stream: Stream,
+    docs: Int[np.ndarray, "D 2"],
+    tokenizer: Tokenizer,
+    length: int,
+    limit: int | None,
+) -> Held:
+    """Documents, by their ends in the stream and their bytes, as rows of at most `length`."""
     check_length(length)
-    ends, sizes = corpus.docs(split).T.astype(np.int64)
+    ends, sizes = docs.T
     counts = np.diff(ends, prepend=0)
-    windows = -(-counts // length)  # rounded up
-    document = np.repeat(np.arange(len(ends)), windows)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(windows) - windows, windows)
+    pieces = -(-counts // length)  # rounded up
+    document = np.repeat(np.arange(len(ends)), pieces)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     start = (ends - counts)[document] + number * length
     size = np.minimum(length, ends[document] - start)
-    stream = corpus.tokens(split)
     if limit is not None and limit < len(document):
         if limit < 1:
             raise BadInput(f"at least one row is needed, not {limit}")
         chosen = (2 * np.arange(limit) + 1) * len(document) // (2 * limit)
         start, size, document = start[chosen], size[chosen], document[chosen]
-        table = corpus.tokenizer.token_bytes()
+        table = tokenizer.token_bytes()
         each = [table[stream[a : a + n]].sum() for a, n in zip(start, size, strict=True)]
         sizes = np.bincount(document, each, len(ends)).astype(np.int64)
-    return Held(stream, length, corpus.tokenizer.eos_id, start, size, document, sizes)
+    return Held(stream, length, tokenizer.eos_id, start, size, document, sizes)
 
 
 def check_length(length: int) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from importlib import resources
 from pathlib import Path
 
@@ -20,6 +19,8 @@ Points = tuple[tuple[Number, Number, Number], ...]  # step, seconds, value
 Level = tuple[Number, Number, Number, int]  # t from, t to, nats per hidden token, tokens
 
 MOST_POINTS = 1000  # of a curve; more cannot be told apart at the width of a page
+REACH = 16  # runs looked at to find where two frames agree again
+NEAR = [(drop, skip - drop) for skip in range(1, REACH) for drop in range(skip + 1)]
 
 
 @dataclass(frozen=True)
@@ -258,17 +259,20 @@ def thin(points: Points) -> Points:
 
 
 def embed(value: object) -> str:
-    """JSON that is safe inside a script element; numbers that JSON lacks become null."""
-
-    def plain(x: object) -> object:
-        if isinstance(x, float):
-            return float(f"{x:.6g}") if math.isfinite(x) else None
-        if isinstance(x, dict):
-            return {k: plain(v) for k, v in x.items()}
-        return [plain(v) for v in x] if isinstance(x, list | tuple) else x
-
-    # In ASCII, so U+2028 and surrogates are escapes; "</script>" and "<!--" need a "<".
+    """JSON that is safe inside a script element."""
+    # In ASCII, so U+2028 is an escape; "</script>" and "<!--" need a "<".
     return json.dumps(plain(value), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def plain(x: object) -> object:
+    """The value with short numbers and harmless text; a number that JSON lacks becomes null."""
+    if isinstance(x, dict):
+        return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [plain(v) for v in x]
+    if isinstance(x, float):
+        return float(f"{x:.6g}") if math.isfinite(x) else None
+    return visible(x) if isinstance(x, str) else x
 
 
 def fold(movie: Movie) -> dict:
@@ -276,7 +280,7 @@ def fold(movie: Movie) -> dict:
     shown = [settle(frame.pieces) for frame in movie.frames]
     aged = [settle(frame.pieces, one_step_on=True) for frame in movie.frames]
     return {
-        "title": visible(movie.title),
+        "title": movie.title,
         "steps": [frame.step for frame in movie.frames],
         "total": movie.frames[-1].total or movie.frames[-1].step,
         "decided": [frame.decided for frame in movie.frames],
@@ -292,13 +296,24 @@ def settle(pieces: tuple[Piece, ...], one_step_on: bool = False) -> list[str]:
         # One step on, if nothing happens, what was decided now was decided earlier.
         letter = "o" if one_step_on and piece.state == "new" else piece.state[0]
         if runs and runs[-1][0] == letter:
-            runs[-1] += visible(piece.text)
+            runs[-1] += piece.text
         elif piece.text:
-            runs.append(letter + visible(piece.text))
+            runs.append(letter + piece.text)
     return [f"m{len(run) - 1}" if run[0] == "m" else run for run in runs]
 
 
 def edits(before: list[str], after: list[str]) -> list[tuple[int, int, list[str]]]:
     """(where, how many runs go, which come), last one first so that places stay valid."""
-    codes = SequenceMatcher(None, before, after).get_opcodes()[::-1]
-    return [(i, j - i, after[k:m]) for tag, i, j, k, m in codes if tag != "equal"]
+    # Frames differ in many small places: searching for the shortest list of changes takes
+    # minutes on a long movie, and the nearest place where two runs agree again does as well.
+    found, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        if before[i : i + 1] == after[j : j + 1]:
+            i, j = i + 1, j + 1
+            continue
+        old, fresh = before[i : i + REACH], after[j : j + REACH]
+        near = (n for n in NEAR if old[n[0] : n[0] + 2] == fresh[n[1] : n[1] + 2] != [])
+        drop, put = next(near, (len(old), len(fresh)))
+        found.append((i, drop, after[j : j + put]))
+        i, j = i + drop, j + put
+    return found[::-1]

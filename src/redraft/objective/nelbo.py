@@ -27,7 +27,8 @@ def jump_rate(process: Mixing, log_p: Logits, x0: Tokens, xt: Tokens, t: Time) -
     clean = one_hot(x0, process.vocab_size).to(log_p)
     truth = process.marginal(process.evidence(clean, xt, t), t)
     guess = process.marginal(process.evidence(log_p.exp(), xt, t), t)
-    bregman = guess - truth + torch.xlogy(truth, truth) - torch.xlogy(truth, guess)
+    reached = guess.where(truth > 0, 1.0)  # 0 log 0 is 0, but its gradient would be NaN
+    bregman = guess - truth + torch.xlogy(truth, truth) - torch.xlogy(truth, reached)
     jumps = -schedule.dalpha(t) / schedule.alpha(t) * process.noise.to(log_p)[xt]
     return jumps * bregman.sum(-1)
 
@@ -79,10 +80,11 @@ class NELBO:
         """The loss, the bound's nats at every position (detached), and t."""
         t, xt = self.noise(batch, rng)
         noised = self.process.noisy(xt) & batch.target
-        way = self.reduce(noised, batch.target, self.rate(t).expand(xt.shape))
+        rate = torch.where(noised, self.rate(t), 0.0)  # infinite where nothing can be masked
+        way = self.reduce(noised, batch.target, rate)
         h = model.features(xt, t, mask=self.mask & Documents(batch.doc))
         total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, way.weight, way.path)
-        return Loss(total, way.count), nll * self.rate(t).float() * noised, t
+        return Loss(total, way.count), nll * rate.float(), t
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,18 @@ class GeneralNELBO:
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt the targets, denoise, score."""
+        return self.scored(model, batch, rng)[0]
+
+    def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
+        """The loss, the bound's nats at every position (detached), and t."""
         t = stratified(batch, rng, self.t_min, 1 - self.t_min)
         xt = self.process.corrupt(batch.tokens, t, rng.fold("noise"))
         xt = torch.where(batch.target, xt, batch.tokens)
         logits = model(xt, t, mask=self.mask & Documents(batch.doc)).double()
         log_p = self.process.copy(self.process.log_x0(logits), xt)
-        nats = jump_rate(self.process, log_p, batch.tokens, xt, t) * batch.target
-        return Loss(nats.sum() * (1 - 2 * self.t_min), batch.target.sum())
+        rate = jump_rate(self.process, log_p, batch.tokens, xt, t) * (1 - 2 * self.t_min)
+        nats = rate * batch.target
+        return Loss(nats.sum(), batch.target.sum()), nats.detach(), t
 
 
 @dataclass(frozen=True)
@@ -116,12 +123,12 @@ class AnyOrder:
     mask: Mask = Full()
 
     def noise(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, "B 1"], Where]:
-        """The weight n/k of each row, and which positions are masked."""
-        n = batch.target.sum(-1, keepdim=True)
+        """The share k/n of each row, and which positions are masked."""
+        n = batch.target.sum(-1, keepdim=True).clamp(min=1)
         k = (stratified(batch, rng) * n).ceil().clamp(min=1)
         order = rng.fold("noise").uniform(batch.tokens).masked_fill(~batch.target, 2.0)
         rank = order.argsort(-1).argsort(-1)
-        return n / k, (rank < k) & batch.target
+        return k / n, (rank < k) & batch.target
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Mask k targets, denoise, score."""
@@ -129,8 +136,8 @@ class AnyOrder:
 
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position (detached), and k/n in place of t."""
-        weight, noised = self.noise(batch, rng)
+        share, noised = self.noise(batch, rng)
         xt = batch.tokens.masked_fill(noised, self.process.mask_id)
         h = model.features(xt, None, mask=self.mask & Documents(batch.doc))
-        total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, weight * noised)
-        return Loss(total, batch.target.sum()), nll * weight.float(), 1 / weight
+        total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, noised / share)
+        return Loss(total, batch.target.sum()), nll / share.float(), share

@@ -32,22 +32,22 @@ class Mixing:
     @property
     def noise(self) -> Float[Tensor, " V"]:
         """Where a corrupted token ends up."""
-        mask = one_hot(torch.tensor(self.mask_id), self.vocab_size)
+        mask = one_hot(torch.tensor(self.mask_id), self.vocab_size).double()
         return (1 - self.p_uniform) * mask + self.p_uniform * (1 - mask) / (self.vocab_size - 1)
 
     def prior(self, like: Tokens, rng: Rng) -> Tokens:
         """Draw pure noise, shaped like `like`."""
-        return self.corrupt(like, torch.ones_like(like[:, :1], dtype=torch.float64), rng)
+        noise = torch.full_like(like, self.mask_id)
+        if self.p_uniform > 0:
+            random = (rng.fold("token").uniform(like) * (self.vocab_size - 1)).long()
+            random += random >= self.mask_id
+            noise = torch.where(rng.fold("kind").uniform(like) < self.p_uniform, random, noise)
+        return noise
 
     def corrupt(self, x0: Tokens, t: Time, rng: Rng) -> Tokens:
         """Draw xt from q(xt | x0)."""
-        noise = torch.full_like(x0, self.mask_id)
-        if self.p_uniform > 0:
-            random = (rng.fold("token").uniform(x0) * (self.vocab_size - 1)).long()
-            random += random >= self.mask_id
-            noise = torch.where(rng.fold("kind").uniform(x0) < self.p_uniform, random, noise)
         kept = rng.fold("kept").uniform(x0) < self.schedule.alpha(t)
-        return torch.where(kept, x0, noise)
+        return torch.where(kept, x0, self.prior(x0, rng))
 
     def marginal(self, w: Probs, t: Time) -> Probs:
         """q(xt) when x0 is distributed as w."""

@@ -38,8 +38,8 @@ def recipe(
         words.vocab_size,
         width,
         depth,
-        n_heads=width // 64,
-        n_kv_heads=width // 64,
+        n_heads=max(1, width // 64),
+        n_kv_heads=max(1, width // 64),
         hidden=width * 3,
         max_len=length,
     )

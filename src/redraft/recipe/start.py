@@ -25,10 +25,10 @@ FORMAT = 1  # of a checkpoint's config.json
 def start(
     run: Run, out: Path, again: bool = False, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Told]:
-    """Train a run into the folder `out`; yield after every step.
+    """Train a run into the folder `out`; the iterator yields after every step.
 
-    Raises BadInput, before anything is written, when `out` holds another run, or the same one
-    without `again`.
+    Raises BadInput, at once and before anything is written, when `out` holds another run, or
+    the same one without `again`.
     """
     place = join()
     corpus = run.data.corpus()
@@ -38,7 +38,7 @@ def start(
     rows = Rows(corpus, "train", run.length, run.seed)
     held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
     numbers = precision(run.plan.precision, place.device)
-    yield from train(
+    return train(
         model,
         run.objective,
         lambda step: rows.batch(step, run.plan.rows, place.rank, place.ranks),

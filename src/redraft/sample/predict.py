@@ -48,29 +48,27 @@ class Reuse:
 
     def __init__(self, predict: Predict):
         self.predict, self.evaluations = predict, 0
-        self.seen: Tokens | None = None
+        self.seen: Tensor | None = None  # tokens and documents, of each row when it was asked about
         self.logp: Logits | None = None
 
     def __call__(self, canvas: Canvas, t: Time | None) -> Logits:
         """log-probabilities, remembered where nothing changed."""
-        if self.seen is None or self.logp is None or self.seen.shape != canvas.tokens.shape:
-            changed = torch.ones_like(canvas.step, dtype=torch.bool)
-        else:
-            changed = (self.seen != canvas.tokens).any(-1) & canvas.open.any(-1)
+        asked = torch.stack([canvas.tokens, canvas.doc], 1)
+        if self.seen is None or self.logp is None or self.seen.shape != asked.shape:
+            self.logp, self.seen = self.fresh(canvas, t), asked
+            return self.logp
+        changed = (self.seen != asked).any(-1).any(-1) & canvas.open.any(-1)
         if changed.any():
-            fresh = self.predict(canvas.rows(changed), None if t is None else t[changed])
-            self.evaluations += int(changed.sum())
-            self.logp = fresh if bool(changed.all()) else self.updated(changed, fresh)
-            self.seen = canvas.tokens
-        assert self.logp is not None
+            fresh = self.fresh(canvas.rows(changed), None if t is None else t[changed])
+            self.logp = self.logp.clone() if len(fresh) < len(asked) else torch.empty_like(fresh)
+            self.logp[changed] = fresh
+            self.seen = torch.where(changed[:, None, None], asked, self.seen)
         return self.logp
 
-    def updated(self, changed: torch.Tensor, fresh: Logits) -> Logits:
-        """The remembered rows with some replaced, as a new tensor."""
-        assert self.logp is not None
-        logp = self.logp.clone()
-        logp[changed] = fresh
-        return logp
+    def fresh(self, canvas: Canvas, t: Time | None) -> Logits:
+        """Ask the network about every row."""
+        self.evaluations += len(canvas.tokens)
+        return self.predict(canvas, t)
 
 
 def generate(predict: Predict, canvas: Canvas, sampler: Sampler, rng: Rng) -> Iterator[Canvas]:
