@@ -14,7 +14,7 @@ import pytest
 
 from redraft.eval import report as page
 from redraft.eval.report import Curve, Infill, Movie, Report, Sample, Score, write
-from redraft.view import Frame, Piece, visible
+from redraft.view import Frame, Piece, settle, visible
 
 HOSTILE = (
     "\n</script><script>document.title='owned'</script> <img src=x onerror=alert(1)> <!--data--> "
@@ -117,9 +117,9 @@ def test_static_parts_can_be_read_without_script():
     assert "3.250" in found.texts["b"] and "n/a" in found.texts["b"]
 
 
-def test_infills_mark_only_what_was_filled():
+def test_infills_tell_what_was_filled_from_what_was_given():
     body = page.infills(full().infills)
-    assert '<mark class="new">&lt;b&gt;</mark>' in body and '<span class="given">a </span>' in body
+    assert '<span class="new">&lt;b&gt;</span>' in body and '<span class="given">a </span>' in body
 
 
 def test_bars_are_drawn_to_scale():
@@ -180,22 +180,17 @@ def unfold(movie):
 @pytest.mark.parametrize("seed", range(5))
 def test_folded_movies_unfold_to_every_frame(seed):
     frames = film("In the beginning, 🤖 was the word." * 3, 9, seed, reopen=0.3)
-    assert unfold(page.fold(Movie("m", frames))) == [page.settle(f.pieces) for f in frames]
-
-
-def test_settled_runs():
-    pieces = (Piece("a", "old"), Piece("", "new"), Piece("b", "old"), Piece("▒▒", "masked"))
-    assert page.settle((*pieces, Piece("▒", "masked"))) == ["oab", "m3"]
-    assert page.settle((Piece("a", "old"), Piece("b", "new")), one_step_on=True) == ["oab"]
+    assert unfold(page.fold(Movie("m", frames))) == [settle(f.pieces) for f in frames]
 
 
 def test_movies_stay_small():
     text = "".join(random.Random(0).choices("etaoin shrdlu\né", k=1024))
-    size = len(page.page(Report("x", movies=(Movie("m", film(text, 128)),) * 3)))
+    size = len(page.page(Report("x", movies=(Movie("m", film(text, 64)),) * 6)))
     assert size < 1_000_000
 
 
-def test_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch, broken):
     path = tmp_path / "report.html"
     path.write_text("old")
     write(full(), path)
@@ -206,7 +201,7 @@ def test_write_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(page.os, "fsync", fail)
+    monkeypatch.setattr(page.os, broken, fail)
     with pytest.raises(OSError, match="disk full"):
         write(Report("other"), path)
     assert path.read_text("utf-8") == page.page(full())
@@ -251,6 +246,7 @@ def stages(dom):
 
 FINAL = "Given: Shall I compare <b>thee</b> to 🤖?"
 STILL = "--force-prefers-reduced-motion"
+SHORT = full(scores=(), summary=(), title="x")  # the movie is in sight at once
 
 
 @browser
@@ -289,13 +285,25 @@ def test_browser_obeys_keys_and_the_wish_for_no_motion(tmp_path):
       figure.setAttribute("data-playing", figure.querySelector("button").textContent);
       press(" ");
       figure.setAttribute("data-paused", figure.querySelector("button").textContent);
-    }, 5000);
+      press("End"); press(" "); note("again"); press(" "); press("ArrowRight");
+    }, 1500);
     """
-    dom = opened(tmp_path, page.page(full()), act, STILL)
-    for name, step in (("idle", 12), ("home", 0), ("two", 2), ("one", 1)):
+    dom = opened(tmp_path, page.page(SHORT), act, STILL)
+    for name, step in (("idle", 12), ("home", 0), ("two", 2), ("one", 1), ("again", 0)):
         assert f'data-{name}="step {step} of 12' in dom
     assert 'data-playing="Pause"' in dom and 'data-paused="Play"' in dom
     assert "step 1 of 12" in re.search(r"<output>.*?</output>", dom)[0]
+
+
+@browser
+@pytest.mark.slow
+def test_browser_plays_by_itself_where_motion_is_welcome(tmp_path):
+    act = """
+    setTimeout(() => document.body.setAttribute("data-then",
+      document.querySelector(".movie button").textContent), 1500);
+    """
+    dom = opened(tmp_path, page.page(SHORT), act)
+    assert 'data-then="Pause"' in dom and stages(dom) == [FINAL]
 
 
 @browser

@@ -1,4 +1,5 @@
 import io
+import random
 from xml.etree import ElementTree
 
 import pytest
@@ -103,6 +104,11 @@ def test_text_ends_at_the_first_end_that_is_decided():
     assert shown(canvas("ab$cd$e", "xx....."))[0].text == "▒▒"
 
 
+def test_noise_that_happens_to_be_an_end_ends_nothing():
+    found = view.pieces([97, EOS, 98], ["old", "masked", "old"], Bytes())
+    assert "".join(piece.text for piece in found) == "a▒b"
+
+
 def test_separators_in_the_prompt_do_not_end_the_text():
     frame = shown(canvas("$ab$cd$e", "....xx..", "....ww.."))[0]
     assert frame.text == "ab▒▒"
@@ -173,3 +179,24 @@ def test_picture_is_self_contained_and_repeatable():
 
 def test_picture_of_control_characters_is_still_xml():
     ElementTree.fromstring(view.svg(Frame((Piece("\x00\x1b<&>\ud800", "old"),), 1), "x"))
+
+
+def test_settled_runs():
+    pieces = (Piece("a", "old"), Piece("", "new"), Piece("b", "old"), Piece("▒▒", "masked"))
+    assert view.settle((*pieces, Piece("▒", "masked"))) == ["oab", "m3"]
+    assert view.settle((Piece("a", "old"), Piece("b", "new"))) == ["oa", "nb"]
+    assert view.settle((Piece("a", "old"), Piece("b", "new")), one_step_on=True) == ["oab"]
+
+
+def test_edits_lead_from_one_frame_to_the_next():
+    rng = random.Random(0)
+    for _ in range(300):
+        before, after = (rng.choices("abc", k=rng.randrange(60)) for _ in range(2))
+        if rng.random() < 0.5:  # mostly the same
+            after = [*before[:20], *after[:3], *before[22:]]
+        runs = list(before)
+        for at, drop, put in view.edits(before, after):
+            assert at + drop <= len(before)
+            runs[at : at + drop] = put
+        assert runs == after
+    assert view.edits(list("abcdefg"), list("abXdefg")) == [(2, 1, ["X"])]

@@ -39,12 +39,13 @@ def build(x: Any) -> Any:
         return x
     found = component(x.get("kind"))
     values = {key: build(value) for key, value in x.items() if key != "kind"}
-    if inspect.isfunction(found):
-        return found
-    known = [f.name for f in fields(found)]
+    known = [] if inspect.isfunction(found) else [f.name for f in fields(found)]
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise BadInput(f"{x['kind']} has no {unknown[0]!r}; it has {', '.join(known)}")
+        has = ", ".join(known) or "no fields"
+        raise BadInput(f"{x['kind']} has no {unknown[0]!r}; it has {has}")
+    if inspect.isfunction(found):
+        return found
     try:
         return found(**values)
     except TypeError as error:
@@ -54,7 +55,8 @@ def build(x: Any) -> Any:
 def component(kind: Any) -> Any:
     """What `module:name` names, if it is redraft's own dataclass or function."""
     module, _, attribute = str(kind).partition(":")
-    if module.partition(".")[0] != "redraft" or not attribute.isidentifier():
+    ours = module.partition(".")[0] == "redraft" and "__" not in module  # __main__ would run
+    if not ours or not attribute.isidentifier():
         raise BadInput(f"{kind!r} is not a component of redraft")
     try:
         found = getattr(importlib.import_module(module), attribute)

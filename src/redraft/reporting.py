@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+
 import redraft
 from redraft.describe import build, describe, read_json
 from redraft.errors import BadInput
@@ -53,7 +55,7 @@ def film(model: Pretrained, seed: int, prompt: str = "") -> tuple[Frame, ...]:
 def sample(model: Pretrained, shown: tuple[Frame, ...], note: str) -> report.Sample:
     """A text with what can be counted in it."""
     text = shown[-1].text
-    ids = model.tokenizer.encode(text)
+    ids = np.array(model.tokenizer.encode(text), np.int64)
     stats: dict[str, float] = {}
     if len(ids) > 4:
         stats = {

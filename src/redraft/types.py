@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -78,6 +78,7 @@ class Canvas:
         )
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What everything above `model` sees. Logits at l speak of the token at l.
 
@@ -134,7 +135,7 @@ class Rng:
     @classmethod
     def seeds(cls, *seeds: int) -> "Rng":
         """One seed a row: what a request gets never depends on its neighbours in the batch."""
-        return cls(torch.tensor([salt(seed) for seed in seeds]))
+        return cls(torch.tensor([salt(seed) for seed in seeds], dtype=torch.long))
 
     def fold(self, value: int | str | Int[Tensor, " B"]) -> "Rng":
         """An independent source for a step, a purpose, or a number a row."""

@@ -1,4 +1,4 @@
-"""How a canvas looks: coloured text for the terminal, a still picture, frames for the report."""
+"""How a canvas looks: frames of text, in the terminal, as a still picture, packed for a page."""
 
 import io
 import re
@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, repeat
+from itertools import groupby, pairwise, repeat
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from rich.console import Console, Group
@@ -20,6 +20,9 @@ from redraft.types import Canvas
 
 State = Literal["given", "masked", "new", "old"]
 CELL = "▒"  # one undecided token
+NEWNESS: tuple[State, ...] = ("given", "old", "new")
+REACH = 16  # runs looked at to find where two frames agree again
+NEAR = [(drop, skip - drop) for skip in range(1, REACH) for drop in range(skip + 1)]
 # Every state differs from the others without colour too: a glyph, bold or italics.
 STYLE = {"given": "italic cyan", "masked": "dim", "new": "bold bright_green", "old": ""}
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
@@ -71,8 +74,10 @@ class Row(NamedTuple):
     def of(cls, canvas: Canvas, row: int) -> "Row":
         """The tokens of one row that belong to a text."""
         own = canvas.doc[row] >= 0
-        parts = (x[row][own].tolist() for x in (canvas.tokens, canvas.noisy, canvas.window))
-        return cls(*parts, int(canvas.step[row]))
+        tokens, noisy, window = (
+            x[row][own].tolist() for x in (canvas.tokens, canvas.noisy, canvas.window)
+        )
+        return cls(tokens, noisy, window, int(canvas.step[row]))
 
 
 def frames(
@@ -83,9 +88,7 @@ def frames(
     for canvas in canvases:
         now = Row.of(canvas, row)
         if before is None:
-            given = [
-                not noisy and not own for noisy, own in zip(now.noisy, now.window, strict=True)
-            ]
+            given = [not (noisy or own) for noisy, own in zip(now.noisy, now.window, strict=True)]
         # A canvas counts its steps afresh in every window; a frame counts them all.
         step += now.step - (before.step if before and before.window == now.window else 0)
         marks = states(now, before, given)
@@ -139,13 +142,43 @@ def decode(ids: list[int], marks: list[State], tokenizer: Decoder) -> list[Piece
         while not text.startswith(shown):
             shown = shown[:-1]
         if len(shown) > len(chars):
-            chars.append(max([*torn, mark], key=("given", "old", "new").index))
-            chars += [mark] * (len(shown) - len(chars))
+            chars.append(max([*torn, mark], key=NEWNESS.index))
+            chars.extend(repeat(mark, len(shown) - len(chars)))
             torn = []
         if shown != whole:
             torn.append(mark)
-    runs = groupby(range(len(text)), key=chars.__getitem__)
-    return [Piece("".join(text[i] for i in run), mark) for mark, run in runs]
+    edges = [i for i in range(len(text)) if not i or chars[i] != chars[i - 1]]
+    return [Piece(text[a:b], chars[a]) for a, b in pairwise([*edges, len(text)])]
+
+
+def settle(pieces: tuple[Piece, ...], one_step_on: bool = False) -> list[str]:
+    """Neighbours of one state joined: the state's first letter, then the text or its length."""
+    runs = []
+    for piece in pieces:
+        # One step on, if nothing happens, what was decided now was decided earlier.
+        letter = "o" if one_step_on and piece.state == "new" else piece.state[0]
+        if runs and runs[-1][0] == letter:
+            runs[-1] += piece.text
+        elif piece.text:
+            runs.append(letter + piece.text)
+    return [f"m{len(run) - 1}" if run[0] == "m" else run for run in runs]
+
+
+def edits(before: list[str], after: list[str]) -> list[tuple[int, int, list[str]]]:
+    """(where, how many runs go, which come), last one first so that places stay valid."""
+    # Frames differ in many small places: searching for the shortest list of changes takes
+    # minutes on a long movie, and the nearest place where two runs agree again does as well.
+    found, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        if before[i : i + 1] == after[j : j + 1]:
+            i, j = i + 1, j + 1
+            continue
+        old, fresh = before[i : i + REACH], after[j : j + REACH]
+        near = (n for n in NEAR if old[n[0] : n[0] + 2] == fresh[n[1] : n[1] + 2] != [])
+        drop, put = next(near, (len(old), len(fresh)))
+        found.append((i, drop, after[j : j + put]))
+        i, j = i + drop, j + put
+    return found[::-1]
 
 
 def visible(text: str) -> str:

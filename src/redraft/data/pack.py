@@ -22,7 +22,7 @@ from redraft.data.corpus import (
     sha256,
     shard_path,
 )
-from redraft.data.publish import replacing
+from redraft.files import replacing
 from redraft.data.text import PIECE, documents, files
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing, Tokenizer
 from redraft.describe import describe, name, read_json

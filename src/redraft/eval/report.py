@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from redraft import __version__
-from redraft.view import CELL, Frame, Piece, visible
+from redraft.view import CELL, Frame, Piece, edits, settle, visible
 
 Number = int | float
 Pairs = tuple[tuple[str, object], ...]
@@ -19,8 +19,6 @@ Points = tuple[tuple[Number, Number, Number], ...]  # step, seconds, value
 Level = tuple[Number, Number, Number, int]  # t from, t to, nats per hidden token, tokens
 
 MOST_POINTS = 1000  # of a curve; more cannot be told apart at the width of a page
-REACH = 16  # runs looked at to find where two frames agree again
-NEAR = [(drop, skip - drop) for skip in range(1, REACH) for drop in range(skip + 1)]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Infill:
-    """A template and what became of it; every piece that was not given is highlighted."""
+    """A template and what became of it; what was not given is highlighted."""
 
     template: str
     pieces: tuple[Piece, ...]
@@ -161,31 +159,34 @@ def score(row: Score, top: float) -> str:
     bar = f'<span class="fill" style="width:{at:.2f}%"></span>'
     if known:
         bar += f'<span class="whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></span>'
-    note = f"<small>{safe(row.note)}</small>" if row.note else ""
     value = ("≤ " if row.bound else "") + number(row.bpb)
     return (
-        f'<tr><th scope="row">{safe(row.name)}{note}</th><td class="value">{value}</td>'
+        f'<tr><th scope="row">{safe(row.name)}<small>{safe(row.note)}</small></th>'
+        f'<td class="value">{value}</td>'
         f'<td class="range">{interval}</td>'
         f'<td class="track" aria-hidden="true"><div>{bar}</div></td></tr>'
     )
 
 
 def charts(report: Report) -> str:
-    """Places for the two charts; the script draws them."""
-    off = "<noscript><p>This chart needs JavaScript.</p></noscript>"
-    curve = f'<div class="chart" id="curve">{off}</div>' if report.curve else ""
+    """Places for the two charts, which the script draws, and the numbers of the second."""
+    chart = '<div class="chart" id="{}"><noscript>This chart needs JavaScript.</noscript></div>'
     rows = "".join(
         f"<tr><td>{a:.2f} to {b:.2f}<td>{number(nats)}<td>{count:,}</tr>"
         for a, b, nats, count in report.by_t
     )
-    table = (
-        "<details><summary>The numbers</summary><table><thead><tr><th>Noise level<th>Nats"
-        f"<th>Tokens</tr></thead><tbody>{rows}</tbody></table></details>"
-    )
-    levels = f'<div class="chart" id="levels">{off}</div>{table}' if rows else ""
+    head = "<tr><th>Noise level<th>Nats<th>Tokens</tr>"
+    levels = f"{chart.format('levels')}{folded('The numbers', rows, head)}" if rows else ""
     hint = "How hard a hidden token is to guess when a share t of the text is hidden."
-    noise = section("noise", "Loss by noise level", levels, hint)
-    return section("learning", f"Learning: {safe(report.unit)}", curve) + noise
+    curve = chart.format("curve") if report.curve else ""
+    first = section("learning", f"Learning: {safe(report.unit)}", curve)
+    return first + section("noise", "Loss by noise level", levels, hint)
+
+
+def folded(title: str, rows: str, head: str = "") -> str:
+    """A table to open."""
+    table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    return f"<details><summary>{title}</summary>{table}</details>"
 
 
 LEGEND = f"""\
@@ -209,19 +210,15 @@ def infills(shown: tuple[Infill, ...]) -> str:
     """Templates with their gaps filled."""
     body = "".join(
         f'<article><p class="hint">Template</p><pre class="template">\n{safe(one.template)}</pre>'
-        f'<p class="hint">Filled</p><pre>{colour(one.pieces, "mark")}</pre></article>'
+        f'<p class="hint">Filled</p><pre>{colour(one.pieces)}</pre></article>'
         for one in shown
     )
     return section("infills", "Gaps filled in", body)
 
 
-def colour(pieces: tuple[Piece, ...], tag: str = "span") -> str:
-    """Pieces as elements named by their state; what was given is no mark."""
-    tags = ["span" if piece.state == "given" else tag for piece in pieces]
-    return "".join(
-        f'<{tag} class="{piece.state}">{safe(piece.text)}</{tag}>'
-        for tag, piece in zip(tags, pieces, strict=True)
-    )
+def colour(pieces: tuple[Piece, ...]) -> str:
+    """Pieces as elements named by their state."""
+    return "".join(f'<span class="{piece.state}">{safe(piece.text)}</span>' for piece in pieces)
 
 
 def samples(shown: tuple[Sample, ...]) -> str:
@@ -238,8 +235,7 @@ def samples(shown: tuple[Sample, ...]) -> str:
 def details(pairs: Pairs) -> str:
     """The settings of the run, folded away."""
     rows = "".join(f'<tr><th scope="row">{safe(k)}<td>{safe(v)}</tr>' for k, v in pairs)
-    body = f"<summary>Settings of the run</summary><table><tbody>{rows}</tbody></table>"
-    return section("details", "Details", f"<details>{body}</details>" if rows else "")
+    return section("details", "Details", folded("Settings of the run", rows) if rows else "")
 
 
 def data(report: Report) -> dict:
@@ -287,33 +283,3 @@ def fold(movie: Movie) -> dict:
         "first": shown[0],
         "edits": [edits(a, b) for a, b in zip(aged, shown[1:], strict=False)],
     }
-
-
-def settle(pieces: tuple[Piece, ...], one_step_on: bool = False) -> list[str]:
-    """Neighbours of one state joined: the state's first letter, then the text or its length."""
-    runs = []
-    for piece in pieces:
-        # One step on, if nothing happens, what was decided now was decided earlier.
-        letter = "o" if one_step_on and piece.state == "new" else piece.state[0]
-        if runs and runs[-1][0] == letter:
-            runs[-1] += piece.text
-        elif piece.text:
-            runs.append(letter + piece.text)
-    return [f"m{len(run) - 1}" if run[0] == "m" else run for run in runs]
-
-
-def edits(before: list[str], after: list[str]) -> list[tuple[int, int, list[str]]]:
-    """(where, how many runs go, which come), last one first so that places stay valid."""
-    # Frames differ in many small places: searching for the shortest list of changes takes
-    # minutes on a long movie, and the nearest place where two runs agree again does as well.
-    found, i, j = [], 0, 0
-    while i < len(before) or j < len(after):
-        if before[i : i + 1] == after[j : j + 1]:
-            i, j = i + 1, j + 1
-            continue
-        old, fresh = before[i : i + REACH], after[j : j + REACH]
-        near = (n for n in NEAR if old[n[0] : n[0] + 2] == fresh[n[1] : n[1] + 2] != [])
-        drop, put = next(near, (len(old), len(fresh)))
-        found.append((i, drop, after[j : j + put]))
-        i, j = i + drop, j + put
-    return found[::-1]

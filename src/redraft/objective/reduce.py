@@ -51,7 +51,7 @@ def per_row(noised: Where, target: Where, rate: Weights) -> Weighing:
 
 def per_masked(noised: Where, target: Where, rate: Weights) -> Weighing:
     """Weighted, but over the masked positions (DiffuLLaMA; N5): not a bound."""
-    return Weighing(rate * noised, noised.sum().clamp(min=1).to(rate))
+    return Weighing(rate * noised, noised.sum().to(rate))
 
 
 def realised_ratio(noised: Where, target: Where, rate: Weights) -> Weighing:
@@ -63,14 +63,14 @@ def realised_ratio(noised: Where, target: Where, rate: Weights) -> Weighing:
 
 def flat_masked(noised: Where, target: Where, rate: Weights) -> Weighing:
     """Plain mean over masked positions (dFactory; N7): not a bound."""
-    return Weighing(noised.to(rate), noised.sum().clamp(min=1).to(rate))
+    return Weighing(noised.to(rate), noised.sum().to(rate))
 
 
 def flat_masked_path(noised: Where, target: Where, rate: Weights) -> Weighing:
     """`flat_masked` plus the path term of Open-dLLM (N8), weighted by the model's confidence."""
-    return Weighing(noised.to(rate), noised.sum().clamp(min=1).to(rate), rate * noised)
+    return Weighing(noised.to(rate), noised.sum().to(rate), rate * noised)
 
 
 def flat_target(noised: Where, target: Where, rate: Weights) -> Weighing:
     """Plain mean over targets, masked or not (Automodel's block diffusion; N9)."""
-    return Weighing(target.to(rate), target.sum().clamp(min=1).to(rate))
+    return Weighing(target.to(rate), target.sum().to(rate))

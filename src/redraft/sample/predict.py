@@ -1,17 +1,19 @@
 """Where a model, a process and a mask become log-probabilities; and the loop over canvases."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from redraft.mask import Documents, Full, Mask
 from redraft.process.mixing import Mixing
-from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens
+from redraft.types import Canvas, Denoiser, Logits, Rng, Time
 
 Predict = Callable[[Canvas, Time | None], Logits]
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """One pure step; `time` is what a network that wants t is told before it."""
 
@@ -48,7 +50,7 @@ class Reuse:
 
     def __init__(self, predict: Predict):
         self.predict, self.evaluations = predict, 0
-        self.seen: Tensor | None = None  # tokens and documents, of each row when it was asked about
+        self.seen: Tensor | None = None  # what each row was when it was last asked about
         self.logp: Logits | None = None
 
     def __call__(self, canvas: Canvas, t: Time | None) -> Logits:
@@ -60,8 +62,8 @@ class Reuse:
         changed = (self.seen != asked).any(-1).any(-1) & canvas.open.any(-1)
         if changed.any():
             fresh = self.fresh(canvas.rows(changed), None if t is None else t[changed])
-            self.logp = self.logp.clone() if len(fresh) < len(asked) else torch.empty_like(fresh)
-            self.logp[changed] = fresh
+            whole = len(fresh) == len(asked)
+            self.logp = fresh if whole else self.logp.index_put((changed,), fresh)
             self.seen = torch.where(changed[:, None, None], asked, self.seen)
         return self.logp
 

@@ -1,0 +1,140 @@
+import jaxtyping
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from redraft.mask import BlockCausal, BlockDiffusion, Documents, Full
+from redraft.model.attention import flexible, kernel
+
+DOC = torch.tensor([[0] * 5 + [1] * 4 + [-1] * 3, [0] * 2 + [1] * 6 + [2] * 4])
+B, L = DOC.shape
+TWICE = torch.cat([DOC[:, :6], DOC[:, :6]], 1)  # noisy | clean
+MASKS = {
+    "full": Full(),
+    "causal": BlockCausal(1),
+    "blocks": BlockCausal(4),
+    "one_block": BlockCausal(L),
+    "diffusion": BlockDiffusion(2, 6),
+    "diffusion_ragged": BlockDiffusion(4, 6),
+    "packed": Documents(DOC),
+    "packed_causal": BlockCausal(1) & Documents(DOC),
+    "packed_blocks": Documents(DOC) & BlockCausal(3) & Full(),
+    "packed_diffusion": BlockDiffusion(2, 6) & Documents(TWICE),
+}
+every = pytest.mark.parametrize("name", MASKS)
+
+
+def diffusion(size):
+    """BD3-LM's rule as a sentence for each pair of halves, for 6 noisy and 6 clean positions."""
+
+    def may(b, q, k):
+        block_q, block_k = (q % 6) // size, (k % 6) // size
+        if q < 6:
+            return block_k == block_q if k < 6 else block_k < block_q
+        return k >= 6 and block_k <= block_q
+
+    return may
+
+
+MEANING = {
+    "full": lambda b, q, k: True,
+    "causal": lambda b, q, k: k <= q,
+    "blocks": lambda b, q, k: k < 4 * (q // 4 + 1),
+    "one_block": lambda b, q, k: True,
+    "diffusion": diffusion(2),
+    "diffusion_ragged": diffusion(4),
+    "packed": lambda b, q, k: DOC[b, q] == DOC[b, k],
+    "packed_causal": lambda b, q, k: k <= q and DOC[b, q] == DOC[b, k],
+    "packed_blocks": lambda b, q, k: k < 3 * (q // 3 + 1) and DOC[b, q] == DOC[b, k],
+    "packed_diffusion": lambda b, q, k: diffusion(2)(b, q, k) and TWICE[b, q] == TWICE[b, k],
+}
+
+
+def meant(name):
+    pairs = [
+        [[bool(MEANING[name](b, q, k)) for k in range(L)] for q in range(L)] for b in range(B)
+    ]
+    return torch.tensor(pairs)
+
+
+def heads(*shape):
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randn(*shape, generator=rng) for _ in range(3)]
+
+
+@every
+def test_dense_is_what_the_mask_means(name):
+    assert torch.equal(MASKS[name].dense(B, L, L), meant(name))
+
+
+@every
+def test_simple_forbids_the_same(name):
+    assert torch.equal(MASKS[name].simple().dense(B, L, L), meant(name))
+
+
+def test_block_diffusion_is_the_published_picture():
+    rows = "11......|11......|..1111..|..1111..|....11..|....11..|....1111|....1111".split("|")
+    seen = BlockDiffusion(2, 4).dense(1, 8, 8)[0].int()
+    assert ["".join(map(str, row)) for row in seen.tolist()] == [r.replace(".", "0") for r in rows]
+
+
+def test_documents_forbid_nothing_where_there_is_one():
+    one = Documents(torch.tensor([[3, 3, 3], [0, 0, 0]]))
+    assert one.simple() == Full()
+    assert (BlockCausal(1) & one).simple() == (one & BlockCausal(1)).simple() == BlockCausal(1)
+    assert (one & Full()).simple() == Full()
+    padded = Documents(torch.tensor([[0, 0, -1], [0, 0, 0]]))
+    assert padded.simple() is padded
+    both = (BlockCausal(1) & padded).simple()
+    assert (both.one, both.two) == (BlockCausal(1), padded)
+
+
+@every
+def test_everybody_sees_himself(name):
+    """A row of a softmax without any key would be NaN."""
+    assert MASKS[name].dense(B, L, L).diagonal(dim1=1, dim2=2).all()
+
+
+@every
+def test_the_kernel_is_softmax_over_what_may_be_seen(name):
+    q, k, v = heads(B, 2, L, 8)
+    out = kernel(MASKS[name], B, L, torch.device("cpu"))(q, k, v)
+    score = (q @ k.mT / 8**0.5).masked_fill(~meant(name)[:, None], -torch.inf)
+    torch.testing.assert_close(out, score.softmax(-1) @ v, atol=1e-5, rtol=1e-5)
+
+
+def test_the_fast_kernels_are_chosen_where_they_may():
+    cpu, one = torch.device("cpu"), Documents(torch.zeros(B, L, dtype=torch.long))
+    assert kernel(Full() & one, B, L, cpu) is sdpa
+    q, k, v = heads(B, 2, L, 8)
+    causal = kernel(BlockCausal(1) & one, B, L, cpu)(q, k, v)
+    assert torch.equal(causal, sdpa(q, k, v, is_causal=True))
+
+
+def test_padding_gives_numbers_and_takes_no_part():
+    q, k, v = heads(B, 2, L, 8)
+    attend = kernel(Documents(DOC), B, L, torch.device("cpu"))
+    out = attend(q, k, v)
+    k[0, :, 9:], v[0, :, 9:] = 9.0, 9.0
+    after = attend(q, k, v)
+    assert out.isfinite().all() and after.isfinite().all()
+    torch.testing.assert_close(after[0, :, :9], out[0, :, :9])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@every
+def test_flex_agrees_with_the_reference(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # dynamo cannot trace it
+    q, k, v = heads(B, 2, L, 16)
+    with torch.no_grad():
+        out = flexible(MASKS[name], B, L, torch.device("cpu"))(q, k, v)
+    want = sdpa(q, k, v, attn_mask=meant(name)[:, None])
+    torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [BlockCausal(32), BlockDiffusion(32, 192)], ids=str)
+def test_flex_skips_the_blocks_that_nobody_may_see(mask):
+    n = 384
+    coarse = mask.dense(1, n, n)[0].view(3, 128, 3, 128).any(3).any(1)
+    assert torch.equal(mask.flex(1, n, n, "cpu").to_dense()[0, 0].bool(), coarse)
+    assert not coarse.all()
