@@ -51,9 +51,7 @@ MEANING = {
 
 
 def meant(name):
-    pairs = [
-        [[bool(MEANING[name](b, q, k)) for k in range(L)] for q in range(L)] for b in range(B)
-    ]
+    pairs = [[[bool(MEANING[name](b, q, k)) for k in range(L)] for q in range(L)] for b in range(B)]
     return torch.tensor(pairs)
 
 

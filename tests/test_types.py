@@ -26,9 +26,10 @@ def test_a_row_is_the_stream_of_its_key():
     rng = Rng(torch.tensor([0, 5]))
     first = numbers(rng)[0, 0].item()
     assert first == (0xE220A8397B1DCDAF >> 11) / 2**53
-    assert numbers(rng)[1, 2].item() == (mix(5 + 3 * torch.tensor([GOLDEN])).item() >> 11) % (
-        2**53
-    ) / 2**53
+    assert (
+        numbers(rng)[1, 2].item()
+        == (mix(5 + 3 * torch.tensor([GOLDEN])).item() >> 11) % (2**53) / 2**53
+    )
 
 
 def test_numbers_are_uniform_and_below_one():

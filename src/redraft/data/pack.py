@@ -22,11 +22,11 @@ from redraft.data.corpus import (
     sha256,
     shard_path,
 )
-from redraft.files import replacing
 from redraft.data.text import PIECE, documents, files
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing, Tokenizer
 from redraft.describe import describe, name, read_json
 from redraft.errors import BadInput
+from redraft.files import replacing
 
 SHARD = 1 << 26  # tokens in a file
 GROUP = 1 << 20  # characters that are encoded at once

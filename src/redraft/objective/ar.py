@@ -29,5 +29,5 @@ class CrossEntropy:
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the nats at every position (detached), and t = 0: nothing is noise."""
         h = model.features(batch.tokens, None, mask=self.mask & Documents(batch.doc))
-        total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, batch.target.float())
+        total, nll = scored_nll(model, self.process, h, batch.tokens, batch.target.float())
         return Loss(total, batch.target.sum()), nll, torch.zeros_like(batch.tokens[:, :1]).double()

@@ -83,7 +83,7 @@ class NELBO:
         rate = torch.where(noised, self.rate(t), 0.0)  # infinite where nothing can be masked
         way = self.reduce(noised, batch.target, rate)
         h = model.features(xt, t, mask=self.mask & Documents(batch.doc))
-        total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, way.weight, way.path)
+        total, nll = scored_nll(model, self.process, h, batch.tokens, way.weight, way.path)
         return Loss(total, way.count), nll * rate.float(), t
 
 
@@ -139,5 +139,5 @@ class AnyOrder:
         share, noised = self.noise(batch, rng)
         xt = batch.tokens.masked_fill(noised, self.process.mask_id)
         h = model.features(xt, None, mask=self.mask & Documents(batch.doc))
-        total, nll = scored_nll(model, self.process.log_x0, h, batch.tokens, noised / share)
+        total, nll = scored_nll(model, self.process, h, batch.tokens, noised / share)
         return Loss(total, batch.target.sum()), nll / share.float(), share
