@@ -6,10 +6,12 @@ import pytest
 from redraft.describe import build, describe, read_json
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, BlockDiffusion, Full
+from redraft.model import dit
 from redraft.objective import reduce
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.nelbo import NELBO, AnyOrder, GeneralNELBO
 from redraft.process.mixing import Mixing
+from redraft.sample.predict import bind
 from redraft.sample.unmask import Unmask
 from redraft.schedule import Linear, LogLinear
 from tests.contract import examples, layers
@@ -56,7 +58,8 @@ def test_plain_values_and_functions_too():
         "redraft.train.loop:os",  # a module that a module of ours imports
         "redraft.schedule:torch",
         "redraft.describe:Path",
-        "redraft.sample.unmask:Canvas",  # ours, but of another module
+        "redraft.schedule:dataclass",  # a function that a module of ours imports
+        "redraft.sample.unmask:categorical",  # ours, but of another module
         "redraft.schedule:T",
         "redraft.model.llama:Llama",  # a class, but no dataclass
         "redraft.schedule:Linear.alpha",
@@ -86,6 +89,8 @@ def test_what_could_not_be_rebuilt_is_not_described(x):
 def test_a_lambda_inside_a_component_is_found():
     with pytest.raises(BadInput, match="lambda"):
         describe(Unmask(lambda logp, x0, rng: x0))
+    with pytest.raises(BadInput, match="predict"):
+        describe(bind(dit.EXAMPLES[0].build(), MASKED))  # a function of ours, made in another
 
 
 def test_fields_are_checked_by_name():

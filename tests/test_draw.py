@@ -92,7 +92,7 @@ def brute(logp, temperature, top_k, top_p):
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [None, 1, 3, 99])
-@pytest.mark.parametrize("top_p", [None, 1e-9, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("top_p", [None, 0.0, 1e-9, 0.5, 0.9, 1.0])
 def test_narrowing_is_what_it_means(temperature, top_k, top_p):
     logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits[:, 2] = -INF

@@ -4,10 +4,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from redraft.mask import BlockCausal, BlockDiffusion, Documents, Full
-from redraft.model.attention import flexible, kernel
+from redraft.model import attention
+from redraft.model.attention import attend, flexible, sight
 
 DOC = torch.tensor([[0] * 5 + [1] * 4 + [-1] * 3, [0] * 2 + [1] * 6 + [2] * 4])
 B, L = DOC.shape
+CPU = torch.device("cpu")
 TWICE = torch.cat([DOC[:, :6], DOC[:, :6]], 1)  # noisy | clean
 MASKS = {
     "full": Full(),
@@ -94,27 +96,37 @@ def test_everybody_sees_himself(name):
 
 
 @every
-def test_the_kernel_is_softmax_over_what_may_be_seen(name):
-    q, k, v = heads(B, 2, L, 8)
-    out = kernel(MASKS[name], B, L, torch.device("cpu"))(q, k, v)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("longest", [L - 1, L])
+def test_attention_is_the_softmax_over_what_may_be_seen(name, training, longest, monkeypatch):
+    """By every kernel, and the same for the gradients."""
+    monkeypatch.setattr(attention, "EXPLICIT", longest)
+    inputs = [x.requires_grad_(training) for x in heads(B, 2, L, 8)]
+    out = attend(*inputs, sight(MASKS[name], B, L, CPU))
+    q, k, v = inputs
     score = (q @ k.mT / 8**0.5).masked_fill(~meant(name)[:, None], -torch.inf)
-    torch.testing.assert_close(out, score.softmax(-1) @ v, atol=1e-5, rtol=1e-5)
+    want = score.softmax(-1) @ v
+    torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)
+    if training:
+        ours, theirs = (torch.autograd.grad(x.sin().sum(), inputs) for x in (out, want))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_the_fast_kernels_are_chosen_where_they_may():
-    cpu, one = torch.device("cpu"), Documents(torch.zeros(B, L, dtype=torch.long))
-    assert kernel(Full() & one, B, L, cpu) is sdpa
+def test_a_mask_that_forbids_nothing_costs_nothing():
+    one = Documents(torch.zeros(B, L, dtype=torch.long))
+    full, causal = (sight(mask & one, B, L, CPU) for mask in (Full(), BlockCausal(1)))
+    assert not full.causal and full.dense is None and full.block is None
+    assert causal.causal and causal.dense is None and causal.block is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_gives_numbers_and_takes_no_part(training):
     q, k, v = heads(B, 2, L, 8)
-    causal = kernel(BlockCausal(1) & one, B, L, cpu)(q, k, v)
-    assert torch.equal(causal, sdpa(q, k, v, is_causal=True))
-
-
-def test_padding_gives_numbers_and_takes_no_part():
-    q, k, v = heads(B, 2, L, 8)
-    attend = kernel(Documents(DOC), B, L, torch.device("cpu"))
-    out = attend(q, k, v)
+    q.requires_grad_(training)
+    seen = sight(Documents(DOC), B, L, CPU)
+    out = attend(q, k, v, seen)
     k[0, :, 9:], v[0, :, 9:] = 9.0, 9.0
-    after = attend(q, k, v)
+    after = attend(q, k, v, seen)
     assert out.isfinite().all() and after.isfinite().all()
     torch.testing.assert_close(after[0, :, :9], out[0, :, :9])
 
@@ -125,7 +137,7 @@ def test_flex_agrees_with_the_reference(name, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # dynamo cannot trace it
     q, k, v = heads(B, 2, L, 16)
     with torch.no_grad():
-        out = flexible(MASKS[name], B, L, torch.device("cpu"))(q, k, v)
+        out = flexible(q, k, v, MASKS[name].flex(B, L, L, "cpu"))
     want = sdpa(q, k, v, attn_mask=meant(name)[:, None])
     torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)
 

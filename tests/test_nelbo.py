@@ -52,7 +52,8 @@ def counted(objective, model):
     at = torch.cartesian_prod(torch.arange(27), torch.arange(6), torch.arange(L))
     rng = Given(time=(at[:, 2:] + 0.5) / L, noise=orders[at[:, 1]] / L)
     with torch.no_grad():
-        _, nats, _ = objective.scored(model, rows_of(WORDS[at[:, 0]]), rng)
+        loss, nats, _ = objective.scored(model, rows_of(WORDS[at[:, 0]]), rng)
+    assert loss.total.item() == pytest.approx(nats.sum().item(), rel=1e-5)
     return nats.sum(-1).view(27, -1).mean(-1).double()
 
 
@@ -154,6 +155,24 @@ def test_the_general_bound_is_tight_for_every_noise(p_uniform, schedule):
         rate = jump_rate(process, log_p[seen], x0[word], xt[seen], times).sum(-1)
         total += (w * joint[word, seen] @ rate).item()
     assert total == pytest.approx(torch.special.entr(p).sum().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("p_uniform", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
+def test_the_general_rate_is_the_limit_of_short_steps_for_any_belief(p_uniform, schedule):
+    """KL(q(xs | xt, x0) || q(xs | xt, belief)) over t - s, as s goes to t."""
+    process = Mixing(V, MASK, p_uniform, schedule)
+    seen = LETTERS if p_uniform == 1 else torch.arange(V)
+    x0, xt = (each[None] for each in torch.cartesian_prod(LETTERS, seen).T)
+    t = torch.tensor([[0.6]], dtype=torch.float64)
+    reached = (x0 == xt) | (process.noise[xt] > 0)
+    logits = torch.randn(1, xt.shape[1], V, generator=torch.Generator().manual_seed(0)).double()
+    log_p = process.copy(process.log_x0(logits), xt)
+    truth = process.posterior(one_hot(x0, V).double(), xt, t, t - 1e-6)
+    guess = process.posterior(log_p.exp(), xt, t, t - 1e-6)
+    kl = torch.where(truth > 0, truth * (truth / guess).log(), 0.0).sum(-1) / 1e-6
+    rate = jump_rate(process, log_p, x0, xt, t)
+    torch.testing.assert_close(rate[reached], kl[reached], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=str)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from redraft.train.parallel import compiler
+
 pytestmark = pytest.mark.slow
 RECIPE = """
 from dataclasses import replace
@@ -123,6 +125,18 @@ def test_the_micro_batch_changes_only_the_rounding(work):
         assert done.returncode == 0, done.stderr
     one, four = (log(work / out) for out in ("one", "four"))
     assert [line["loss"] for line in one] == pytest.approx([x["loss"] for x in four], rel=2e-2)
+
+
+@pytest.mark.skipif(not compiler(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("recipe", ["mdlm", "mdlm_dit"])
+def test_compilation_changes_only_the_rounding(work, recipe):
+    text = (work / f"{recipe}.py").read_text()
+    (work / f"{recipe}_c.py").write_text(text.replace("ema=0.9", "ema=0.9, compile=True"))
+    for name in (recipe, f"{recipe}_c"):
+        done = run(work, *train(work, name, name, steps=4))
+        assert done.returncode == 0, done.stderr[-2000:]
+    plain, compiled = log(work / recipe), log(work / f"{recipe}_c")
+    assert [x["loss"] for x in compiled] == pytest.approx([x["loss"] for x in plain], rel=2e-2)
 
 
 def test_two_processes_train_like_one(work):

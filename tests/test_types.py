@@ -94,6 +94,8 @@ def test_one_seed_a_request():
 def test_keys_do_not_depend_on_the_interpreter():
     """Python's own hash of a string changes between processes; these numbers are for ever."""
     assert (salt(0), salt("noise")) == (8493733112532773764, -9218073567663100281)
+    rng = Rng.of(0, torch.tensor([0, 1])).fold("noise").fold(torch.tensor([5, 5]))
+    assert numbers(rng, 1).flatten().tolist() == [0.38527221184290217, 0.020158105102633272]
 
 
 def test_no_rows_no_numbers():

@@ -16,10 +16,8 @@ def categorical(logp: Float[Tensor, "*N V"], u: Float[Tensor, "*N"]) -> Int[Tens
     """
     logp = logp.double()
     running = (logp - logp.amax(-1, keepdim=True)).exp().cumsum(-1)
-    at = (u.double()[..., None] * running[..., -1:]).contiguous()
-    drawn = torch.searchsorted(running, at, right=True).squeeze(-1)
-    last = (running < running[..., -1:]).sum(-1)  # rounding must not step past the last one
-    return torch.minimum(drawn, last)
+    at = u.double()[..., None] * running[..., -1:]  # rounds to less than the whole, as u < 1
+    return torch.searchsorted(running, at.contiguous(), right=True).squeeze(-1)
 
 
 def narrowed(

@@ -1,35 +1,64 @@
 """Attention under any mask: one reference meaning, the fastest kernel that has it."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from redraft.mask import BlockCausal, Full, Mask
 
 Heads = Float[Tensor, "B H L Dh"]
-Kernel = Callable[[Heads, Heads, Heads], Heads]
+EXPLICIT = 512  # up to this length a CPU's training step is faster with the scores written out
 
 
-def kernel(mask: Mask, B: int, L: int, device: torch.device) -> Kernel:
-    """softmax(q k' / sqrt(Dh)) v, restricted to `mask`; made once, used by every layer."""
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """A mask made ready for the kernels, once for all layers."""
+
+    causal: bool = False
+    dense: Bool[Tensor, "B 1 L L"] | None = None
+    block: Any = None  # a flex_attention BlockMask
+
+
+def sight(mask: Mask, B: int, L: int, device: torch.device) -> Sight:
+    """What `attend` needs to know of a mask."""
     mask = mask.simple()
     if isinstance(mask, Full):
-        return sdpa
+        return Sight()
     if mask == BlockCausal(1):
-        return lambda q, k, v: sdpa(q, k, v, is_causal=True)
+        return Sight(causal=True)
     if device.type == "cuda":
-        return flexible(mask, B, L, device)
-    dense = mask.dense(B, L, L, str(device))[:, None]
-    return lambda q, k, v: sdpa(q, k, v, attn_mask=dense)
+        return Sight(block=mask.flex(B, L, L, str(device)))
+    return Sight(dense=mask.dense(B, L, L, str(device))[:, None])
 
 
-def flexible(mask: Mask, B: int, L: int, device: torch.device) -> Kernel:
+def attend(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
+    """softmax(q k' / sqrt(Dh)) v over the positions that may be seen."""
+    if sight.block is not None:
+        return flexible(q, k, v, sight.block)
+    if q.device.type == "cpu" and q.requires_grad and q.shape[2] <= EXPLICIT:
+        return explicit(q, k, v, sight)
+    return sdpa(q, k, v, attn_mask=sight.dense, is_causal=sight.causal)
+
+
+def explicit(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
+    """The formula. On CPUs torch's fused kernel has a backward pass several times slower."""
+    score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if sight.causal:
+        L = q.shape[2]
+        seen = torch.ones(L, L, dtype=torch.bool, device=q.device).tril()
+        score = score.masked_fill(~seen, -torch.inf)
+    elif sight.dense is not None:
+        score = score.masked_fill(~sight.dense, -torch.inf)
+    return score.softmax(-1) @ v
+
+
+def flexible(q: Heads, k: Heads, v: Heads, block: Any) -> Heads:
     """FlexAttention skips the blocks that nobody may see. It has no backward on a CPU."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    block = mask.flex(B, L, L, str(device))
-    run = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
-    return lambda q, k, v: run(q, k, v, block_mask=block)  # type: ignore[return-value]
+    run = torch.compile(flex_attention) if q.device.type == "cuda" else flex_attention
+    return run(q, k, v, block_mask=block)  # type: ignore[return-value]

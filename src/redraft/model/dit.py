@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from redraft.errors import BadInput
 from redraft.mask import Mask
-from redraft.model.attention import kernel
+from redraft.model.attention import Sight, sight
 from redraft.model.layers import Angles, Attention, Heads, rotary
 from redraft.types import Features, Logits, Time, Tokens
 
@@ -87,10 +87,10 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.steer = nn.Linear(config.cond_width, 6 * width)
 
-    def forward(self, x: Features, c: Vector, angles: Angles, attend) -> Features:
+    def forward(self, x: Features, c: Vector, angles: Angles, seen: Sight) -> Features:
         """One layer."""
         shift, scale, gate, shift2, scale2, gate2 = self.steer(c).to(x.dtype).chunk(6, -1)
-        x = x + gate * self.attention(self.attention_norm(x, shift, scale), angles, attend)
+        x = x + gate * self.attention(self.attention_norm(x, shift, scale), angles, seen)
         hidden = F.gelu(self.up(self.mlp_norm(x, shift2, scale2)), approximate="tanh")
         return x + gate2 * self.down(hidden)
 
@@ -136,10 +136,10 @@ class Dit(nn.Module):
         at = torch.arange(x.shape[1], device=x.device) if at is None else at
         size = self.config.width // self.config.n_heads
         angles = rotary(at, size, self.config.rope_theta, h.dtype)
-        attend = kernel(mask, x.shape[0], x.shape[1], x.device)
+        seen = sight(mask, x.shape[0], x.shape[1], x.device)
         c = F.silu(self.time(t))
         for layer in self.layers:
-            h = layer(h, c, angles, attend)
+            h = layer(h, c, angles, seen)
         return self.norm(h, *self.steer(c).to(h.dtype).chunk(2, -1))
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from redraft.model.attention import Kernel
+from redraft.model.attention import Sight, attend
 from redraft.types import Features
 
 Angles = tuple[Float[Tensor, "*B 1 L Dh"], Float[Tensor, "*B 1 L Dh"]]  # cos and sin
@@ -71,8 +71,8 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(heads.size, heads.norm_eps)
             self.k_norm = RMSNorm(heads.size, heads.norm_eps)
 
-    def forward(self, x: Features, angles: Angles, attend: Kernel) -> Features:
-        """Every position reads the positions that `attend` lets it see."""
+    def forward(self, x: Features, angles: Angles, seen: Sight) -> Features:
+        """Every position reads the positions that it may see."""
         B, L, _ = x.shape
         q, k, v = (
             project(x).view(B, L, -1, self.heads.size).transpose(1, 2)
@@ -84,7 +84,7 @@ class Attention(nn.Module):
         groups = self.heads.n_heads // self.heads.n_kv_heads
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, L, -1))
+        return self.out(attend(q, k, v, seen).transpose(1, 2).reshape(B, L, -1))
 
 
 class SwiGLU(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from redraft.errors import BadInput
 from redraft.mask import Mask
-from redraft.model.attention import kernel
+from redraft.model.attention import Sight, sight
 from redraft.model.layers import Angles, Attention, Heads, RMSNorm, SwiGLU, rotary
 from redraft.types import Features, Logits, Time, Tokens
 
@@ -69,9 +69,9 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config.width, config.hidden, config.mlp_bias)
 
-    def forward(self, x: Features, angles: Angles, attend) -> Features:
+    def forward(self, x: Features, angles: Angles, seen: Sight) -> Features:
         """One layer."""
-        x = x + self.attention(self.attention_norm(x), angles, attend)
+        x = x + self.attention(self.attention_norm(x), angles, seen)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -114,9 +114,9 @@ class Llama(nn.Module):
         at = torch.arange(x.shape[1], device=x.device) if at is None else at
         size = self.config.width // self.config.n_heads
         angles = rotary(at, size, self.config.rope_theta, h.dtype)
-        attend = kernel(mask, x.shape[0], x.shape[1], x.device)
+        seen = sight(mask, x.shape[0], x.shape[1], x.device)
         for layer in self.layers:
-            h = layer(h, angles, attend)
+            h = layer(h, angles, seen)
         return self.norm(h)
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:

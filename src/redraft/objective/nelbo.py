@@ -40,7 +40,7 @@ def masked_rate(process: Mixing, log_p: Logits, x0: Tokens, xt: Tokens, t: Time)
 
 
 def stratified(batch: Batch, rng: Rng, low: float = 0.0, high: float = 1.0) -> Time:
-    """One t a row, one row in each of `batch.rows` equal cells of (low, high).
+    """One t a row, one row in each of `batch.rows` equal cells of [low, high).
 
     The cells are rotated by a random number per global batch, so that a row's place says
     nothing about its t, and each is jittered by the row's own noise. Keyed by `batch.index`:
@@ -50,7 +50,7 @@ def stratified(batch: Batch, rng: Rng, low: float = 0.0, high: float = 1.0) -> T
     turn = Rng.of(batch.rows, step).fold("turn").uniform(place[:, None]).squeeze(-1)
     cell = (place + (turn * batch.rows).long()) % batch.rows
     u = (cell + rng.fold("time").uniform(place[:, None]).squeeze(-1)) / batch.rows
-    return (low + (high - low) * u.clamp(min=1e-9))[:, None]
+    return (low + (high - low) * u)[:, None]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def slopes(
     The gradient is weight * (softmax - onehot). One exponential a logit, in place: these
     passes over the vocabulary, not the matrix products, are what a naive loss spends.
     """
-    wide = logits.clone() if logits.dtype.itemsize > 2 else logits.float()
+    wide = logits.clone() if logits.dtype == torch.float32 else logits.float()
     wide[:, forbidden] = -torch.inf
     right = wide.gather(-1, x0[:, None])
     top = wide.amax(-1, keepdim=True)
