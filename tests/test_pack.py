@@ -368,15 +368,25 @@ def test_an_old_format_is_replaced_but_not_read(tmp_path, corpus):
 def test_text_that_changes_meanwhile_is_refused(tmp_path):
     folder = texts_in(tmp_path / "in")
 
-    class Sly(Bytes):
-        def build(self, texts):
-            list(texts)
-            (folder / "005.txt").write_text("changed")
-            return Bytes().build(texts)
-
-    sides = pack.Sides.of([folder], "text", 0.1, 0, Sly())
+    sides = pack.Sides.of([folder], "text", 0.1, 0)
+    (folder / "005.txt").write_text("changed")
     message = refused(list, sides)
     assert message.startswith(f"{folder / '005.txt'}: changed while")
+
+
+def test_a_tokenizer_is_learned_without_the_held_out_text(tmp_path):
+    """Held-out documents use letters of their own: no merge may hold one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(10):
+        (folder / f"{i}.txt").write_text(f"{chr(0x410 + i) * 5} {chr(0x410 + i) * 3}\n" * 40)
+    corpus = prepare([folder], Bpe(400), tmp_path / "bpe", held_out=0.2)
+    seen, hidden = ("".join(corpus.texts(split)) for split in ("train", "held_out"))
+    merged = [token for i in range(258, 400) if (token := corpus.tokenizer.decode([i])).strip()]
+    assert any(set(token.strip()) <= set(seen) for token in merged)
+    assert hidden and not any(set(token) & (set(hidden) - set(seen)) for token in merged)
+    chars = prepare([folder], Chars(), tmp_path / "chars", held_out=0.2)
+    assert sum(map(len, chars.texts("held_out"))) > 0  # characters must all be known
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
@@ -403,7 +413,7 @@ def test_a_corpus_that_is_not_whole_is_refused(corpus, tmp_path):
         "manifest.json": [
             (b"{", "not readable as JSON"),
             (b"[]", "not the manifest"),
-            (b'{"format": 1}', "not a component"),
+            (b'{"format": 2}', "not a component"),
         ],
         "tokenizer.json": [(b"{}", "not the tokenizer of this corpus"), (None, "cannot be read")],
         "train-00000.bin": [(b"abc", "3 bytes, not the"), (None, "missing")],

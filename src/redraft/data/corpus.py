@@ -12,7 +12,7 @@ from redraft.data.tokenizer import Tokenizer
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "held_out")
 
 

@@ -45,7 +45,7 @@ def prepare(
     field: str = "text",
     progress: Callable[[int], None] | None = None,
 ) -> Corpus:
-    """Read text twice, to learn the tokenizer and to encode, and write the corpus folder `out`.
+    """Read text, divide it, learn the tokenizer and encode; write the corpus folder `out`.
 
     The same inputs and settings again return the corpus that is there; others replace it. It
     appears in one step, so an interrupted run leaves the old one, and never a part of a new one.
@@ -59,8 +59,8 @@ def prepare(
     if holds(out, mark):
         return Corpus.open(out)
     with replacing(out) as part:
-        sides = Sides.of(paths, field, held_out, seed, tokenizer)
-        write(part, sides, mark, progress or (lambda done: None))
+        sides = Sides.of(paths, field, held_out, seed)
+        write(part, sides, learned(sides, tokenizer), mark, progress or (lambda done: None))
         refuse_foreign(out)  # it may have come up since
     return Corpus.open(out)
 
@@ -88,37 +88,26 @@ def stamp(path: Path) -> tuple[str, int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Which side each document of a corpus goes to, and the tokenizer learned on the way."""
+    """Which side each document of a corpus goes to."""
 
     paths: Sequence[str | Path]
     field: str
-    tokenizer: Tokenizer
     known: dict[bytes, int]  # bytes of text by digest; copies of a document count together
     held: frozenset[bytes]
     cut: tuple[bytes, float] | None  # a document to cut in two, and the share of its tail
 
     @classmethod
-    def of(
-        cls, paths: Sequence[str | Path], field: str, share: float, seed: int, kind: Kind
-    ) -> "Sides":
+    def of(cls, paths: Sequence[str | Path], field: str, share: float, seed: int) -> "Sides":
         """A first pass over the text, of which only digests and sizes stay in memory."""
         known: dict[bytes, int] = {}
-
-        def texts() -> Iterator[str]:
-            for document in documents(paths, field):
-                data = document.text.encode()
-                key = hashlib.sha256(data).digest()
-                known[key] = known.get(key, 0) + len(data)
-                yield document.text
-
-        remaining = texts()
-        tokenizer = kind.build(remaining)
-        for _ in remaining:  # what a tokenizer with nothing to learn has left unread
-            pass
-        return cls(paths, field, tokenizer, known, *divide(known, share, seed))
+        for document in documents(paths, field):
+            data = document.text.encode()
+            key = hashlib.sha256(data).digest()
+            known[key] = known.get(key, 0) + len(data)
+        return cls(paths, field, known, *divide(known, share, seed))
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """A second pass: every text with the name of its split."""
+        """Another pass: every text with the name of its split."""
         for document in documents(self.paths, self.field):
             key = hashlib.sha256(document.text.encode()).digest()
             if key not in self.known:
@@ -127,6 +116,11 @@ class Sides:
                 yield from zip(SPLITS, halves(document.text, self.cut[1]), strict=True)
             else:
                 yield SPLITS[key in self.held], document.text
+
+
+def learned(sides: Sides, kind: Kind) -> Tokenizer:
+    """The tokenizer, learned without the held-out text: that would let a part of it through."""
+    return kind.build(text for split, text in sides if split in kind.reads)
 
 
 def divide(
@@ -162,9 +156,14 @@ def halves(text: str, share: float) -> tuple[str, str]:
     return text[:at], text[at:]
 
 
-def write(folder: Path, sides: Sides, mark: str, progress: Callable[[int], None]) -> None:
-    """The second pass: encode every document and write all files of a corpus."""
-    tokenizer = sides.tokenizer
+def write(
+    folder: Path,
+    sides: Sides,
+    tokenizer: Tokenizer,
+    mark: str,
+    progress: Callable[[int], None],
+) -> None:
+    """The last pass: encode every document and write all files of a corpus."""
     dtype = "uint16" if tokenizer.vocab_size < 1 << 16 else "uint32"
     writers = {split: Writer(folder, split, dtype) for split in SPLITS}
     for group in groups(sides):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -166,6 +166,8 @@ def alphabet() -> dict[str, int]:
 class Bytes:
     """Every byte of UTF-8 is a token, whose id is the byte. 258 tokens, nothing to learn."""
 
+    reads: ClassVar[tuple[str, ...]] = ()  # the splits that it is learned from
+
     def build(self, texts: Iterator[str]) -> Tokenizer:
         """The tokenizer; the texts are not looked at."""
         from tokenizers import Tokenizer as Inner
@@ -180,6 +182,8 @@ class Bytes:
 @dataclass(frozen=True)
 class Chars:
     """Every character of the corpus is a token; any other is refused."""
+
+    reads: ClassVar[tuple[str, ...]] = ("train", "held_out")  # to refuse no held-out character
 
     def build(self, texts: Iterator[str]) -> Tokenizer:
         """The tokenizer of the characters that occur in the texts."""
@@ -204,6 +208,7 @@ class Chars:
 class Bpe:
     """Byte-level byte-pair encoding learned from the corpus: any text comes back unchanged."""
 
+    reads: ClassVar[tuple[str, ...]] = ("train",)
     size: int = 4096  # of the whole vocabulary; a small corpus may not fill it
 
     def build(self, texts: Iterator[str]) -> Tokenizer:
@@ -229,6 +234,7 @@ class Bpe:
 class Existing:
     """A tokenizer.json that somebody else made; it gets a mask and an end if it has none."""
 
+    reads: ClassVar[tuple[str, ...]] = ()
     path: str
 
     def build(self, texts: Iterator[str]) -> Tokenizer:

@@ -2,6 +2,8 @@
 
 redraft train mdlm_dit                  # Shakespeare, three minutes
 redraft train mdlm_dit timed=False      # MDLM's default: adaLN is kept, its input is zero
+
+RESULT
 """
 
 from redraft.data.source import Text
@@ -9,27 +11,29 @@ from redraft.model.dit import DitConfig
 from redraft.objective.nelbo import NELBO
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
-from redraft.recipe.parts import budget, tokens
+from redraft.recipe.parts import plan, tokens
 from redraft.schedule import LogLinear
-from redraft.train.loop import Plan
 from redraft.train.optim import AdamW, Cosine
 
 
 def recipe(
     text: str = "shakespeare",
     tokenizer: str = "bpe",
-    vocab: int = 4096,
+    vocab: int = 8192,
     width: int = 256,
-    depth: int = 6,
+    depth: int = 4,
     length: int = 256,
     seconds: float = 180.0,
     steps: int | None = None,
-    rows: int = 32,
-    micro: int = 32,
+    rows: int = 16,
+    micro: int = 16,
     timed: bool = True,
     lr: float = 1e-3,
     ema: float | None = 0.999,
+    precision: str = "auto",
+    recompute: bool = False,
     compile: bool = False,
+    tensorboard: bool = False,
     seed: int = 0,
 ) -> Run:
     """Masked diffusion (MDLM) with adaLN, the log-linear schedule, AdamW and averaged weights."""
@@ -40,22 +44,21 @@ def recipe(
         data=data,
         length=length,
         model=DitConfig(
-            words.vocab_size,
-            width,
-            depth,
-            n_heads=max(1, width // 64),
-            max_len=length,
-            timed=timed,
+            words.vocab_size, width, depth, max(1, width // 64), max_len=length, timed=timed
         ),
         objective=NELBO(Mixing(words.vocab_size, words.mask_id, schedule=LogLinear())),
-        plan=Plan(
-            **budget(steps, seconds),
+        plan=plan(
+            steps,
+            seconds,
             rows=rows,
             micro=micro,
             optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
             lr=Cosine(warmup=100, floor=0.1),
             ema=ema,
+            precision=precision,
+            recompute=recompute,
             compile=compile,
+            tensorboard=tensorboard,
         ),
         seed=seed,
     )

@@ -2,6 +2,8 @@
 
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing
 from redraft.errors import BadInput
+from redraft.model.llama import LlamaConfig
+from redraft.train.loop import Plan
 
 
 def tokens(kind: str, vocab: int) -> Bytes | Chars | Bpe | Existing:
@@ -17,6 +19,26 @@ def tokens(kind: str, vocab: int) -> Bytes | Chars | Bpe | Existing:
     raise BadInput(f"tokenizer={kind!r}: choose bytes, chars, bpe or the path of a tokenizer.json")
 
 
-def budget(steps: int | None, seconds: float) -> dict:
-    """Steps if they are given, else seconds."""
-    return {"steps": steps, "seconds": None if steps is not None else seconds}
+def small_llama(vocab: int, width: int, depth: int, length: int) -> LlamaConfig:
+    """A Llama with what made small ones learn faster here: docs/log.md has the numbers.
+
+    Normalised queries and keys, their biases, and rotary frequencies for short contexts.
+    """
+    heads = max(1, width // 64)
+    return LlamaConfig(
+        vocab,
+        width,
+        depth,
+        n_heads=heads,
+        n_kv_heads=heads,
+        hidden=3 * width,
+        max_len=length,
+        rope_theta=500.0,
+        attention_bias=True,
+        qk_norm=True,
+    )
+
+
+def plan(steps: int | None, seconds: float, **rest) -> Plan:
+    """A plan by steps if they are given, else by seconds."""
+    return Plan(steps=steps, seconds=None if steps is not None else seconds, **rest)
