@@ -89,9 +89,11 @@ def test_causal_means_that_later_tokens_change_nothing_earlier(config):
 
 @every
 @torch.no_grad()
-def test_order_matters(config):
-    model, turned = loud(config), X.flip(1)
-    assert not torch.allclose(model(turned, T, mask=Full()).flip(1), model(X, T, mask=Full()))
+def test_order_matters_and_is_what_at_says(config):
+    model, turned, want = loud(config), X.flip(1), loud(config)(X, T, mask=Full())
+    assert not torch.allclose(model(turned, T, mask=Full()).flip(1), want, atol=1e-3)
+    at = torch.arange(L).flip(0).expand(B, L)
+    close(model(turned, T, mask=Full(), at=at).flip(1), want)
 
 
 @every
@@ -200,6 +202,30 @@ def test_norm_and_feed_forward_in_their_own_dtype():
     assert norm(x.bfloat16()).dtype == torch.bfloat16
     mlp = SwiGLU(8, 12, bias=True)
     close(mlp(x), mlp.down(F.silu(mlp.gate(x)) * mlp.up(x)))
+
+
+@torch.no_grad()
+def test_a_dit_is_what_its_papers_say():
+    """With every position seeing itself alone, attention is its value: the rest is written out."""
+    model, t = loud(DitConfig(V, 16, 2, 2, L, cond_width=8)), 0.3
+    angle = 1000 * t * torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(128) / 128)
+    c = F.silu(model.time.two(F.silu(model.time.one(torch.cat([angle.cos(), angle.sin()])))))
+
+    def steered(x, norm, shift, scale):
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        return x * norm.weight * (1 + scale) + shift
+
+    h = model.embedding.weight[X[0]]
+    for layer in model.layers:
+        shift, scale, gate, shift2, scale2, gate2 = layer.steer(c).view(6, 16)
+        x, a = steered(h, layer.attention_norm, shift, scale), layer.attention
+        h = h + gate * (x @ a.v.weight.T @ a.out.weight.T)
+        x = layer.up(steered(h, layer.mlp_norm, shift2, scale2))
+        gelu = x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+        h = h + gate2 * layer.down(gelu)
+    want = model.unembedding(steered(h, model.norm, *model.steer(c).view(2, 16)))
+    alone = Documents(torch.arange(L)[None])
+    close(model(X[:1], torch.tensor([[t]]), mask=alone)[0], want)
 
 
 @torch.no_grad()

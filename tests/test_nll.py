@@ -13,7 +13,7 @@ PROCESS = Mixing(V, 4)
 
 
 class Net(nn.Module):
-    def __init__(self, tied=False, frozen=False, bias=True):
+    def __init__(self, tied=False, frozen=False, bias=True, half_frozen=False, loud=1.0):
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.Embedding(V, D)
@@ -21,10 +21,13 @@ class Net(nn.Module):
         if tied:
             self.unembedding.weight = self.embedding.weight
         self.unembedding.requires_grad_(not frozen)
+        if half_frozen:
+            self.unembedding.weight.requires_grad_(False)
+        self.loud = loud
         self.sizes = []
 
     def features(self, x, t=None, *, mask=None):
-        return self.embedding(x).roll(1, 1) + self.embedding(x)
+        return (self.embedding(x).roll(1, 1) + self.embedding(x)) * self.loud
 
     def head(self, h):
         self.sizes.append(h.shape[:-1].numel())
@@ -55,7 +58,9 @@ def whole(net, x0, weight, path):
 @pytest.mark.parametrize("chunk", [1, 4, 5, 1000])
 @pytest.mark.parametrize("with_path", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"tied": True}, {"frozen": True}, {"bias": False}], ids=str
+    "options",
+    [{}, {"tied": True}, {"frozen": True}, {"half_frozen": True}, {"bias": False}],
+    ids=str,
 )
 def test_total_nats_and_gradients_are_those_of_the_full_logits(
     chunk, with_path, options, monkeypatch
@@ -138,6 +143,18 @@ def test_a_frozen_body_trains_its_head_alone():
     assert net.embedding.weight.grad is None and net.unembedding.weight.grad.any()
 
 
+def test_logits_of_any_size_are_scored():
+    """Far beyond what an exponential can hold."""
+    x0, weight, _ = parts()
+    net, judge = Net(loud=300.0), Net(loud=300.0)
+    total, _ = scored_nll(net, PROCESS, net.features(x0), x0, weight)
+    want, _ = whole(judge, x0, weight, None)
+    total.backward(), want.backward()
+    assert want > 500
+    torch.testing.assert_close(total, want)
+    torch.testing.assert_close(net.unembedding.weight.grad, judge.unembedding.weight.grad)
+
+
 def test_a_head_without_parameters_passes_the_gradient_on():
     x0, weight, path = parts()
 
@@ -146,7 +163,7 @@ def test_a_head_without_parameters_passes_the_gradient_on():
             return logits
 
         def head(self, h):
-            return h
+            return torch.tanh(h)  # which needs its own result again, unharmed
 
         def __call__(self, x, t, *, mask):
             return logits
@@ -154,7 +171,9 @@ def test_a_head_without_parameters_passes_the_gradient_on():
     logits = torch.randn(B, L, V, requires_grad=True)
     total, _ = scored_nll(Bare(), PROCESS, logits, x0, weight, path)
     (ours,) = torch.autograd.grad(total, logits)
-    (theirs,) = torch.autograd.grad(whole(lambda x: logits, x0, weight, path)[0], logits)
+    (theirs,) = torch.autograd.grad(
+        whole(lambda x: torch.tanh(logits), x0, weight, path)[0], logits
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 

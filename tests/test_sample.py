@@ -8,7 +8,6 @@ from redraft.sample.ancestral import Ancestral
 from redraft.sample.first_hitting import FirstHitting
 from redraft.sample.predict import Reuse, bind, blank, generate
 from redraft.sample.unmask import (
-    Draw,
     Steps,
     Threshold,
     TopK,
@@ -18,9 +17,8 @@ from redraft.sample.unmask import (
     margin,
     neg_entropy,
     random,
-    top,
 )
-from redraft.schedule import Cosine, Linear
+from redraft.schedule import Cosine, Linear, Polynomial
 from redraft.types import Canvas, Rng
 from tests.contract import examples
 from tests.toy import Given
@@ -118,17 +116,6 @@ def test_every_pick_makes_progress_in_every_open_row(pick, score, canvas):
         canvas = after
 
 
-@pytest.mark.parametrize(
-    ("n", "masks", "shares"), [(4, 10, [3, 3, 2, 2]), (5, 3, [1, 1, 1]), (1, 12, [12])]
-)
-def test_steps_shares_out_the_masks_as_llada_does(n, masks, shares):
-    canvas, got = blank([[None] * masks], MASK, PAD), []
-    for after in generate(world, canvas, Unmask(pick=Steps(n)), rng(0)):
-        got.append((canvas.noisy.sum() - after.noisy.sum()).item())
-        canvas = after
-    assert got == shares
-
-
 @every
 def test_ancestral_and_steps_take_no_more_steps_than_they_were_given(sampler, canvas):
     n = getattr(getattr(sampler, "pick", sampler), "n", L)
@@ -137,14 +124,26 @@ def test_ancestral_and_steps_take_no_more_steps_than_they_were_given(sampler, ca
         assert len(list(generate(world, canvas, sampler, rng()))) == n
 
 
-def test_top_takes_the_best_open_positions_and_ties_from_the_left():
-    score = torch.tensor([0.0, 9.0, 0.5, 0.5, 0.5, 0.7])
-    open_ = torch.tensor([True, False, True, True, True, True])
-    fields = (x.expand(3, 6) for x in (open_ * MASK, open_, open_, torch.zeros(6).long()))
-    tokens, noisy, window, doc = fields
-    row = Canvas(tokens, noisy, window, torch.zeros(3).long(), doc)
-    got = top(score.expand(3, 6), row, torch.tensor([1, 3, 99]))
-    assert got.int().tolist() == [[0, 0, 0, 0, 0, 1], [0, 0, 1, 1, 0, 1], [1, 0, 1, 1, 1, 1]]
+@every
+def test_every_step_has_noise_of_its_own(sampler):
+    canvas = blank([[None] * L] * 20, MASK, PAD)
+    seeds, flat = Rng.of(0, torch.arange(20)), MASKED.log_x0(torch.zeros(20, L, V))
+    if sampler == Unmask(confidence, Threshold(0.9)):  # greedy
+        return
+    one, two = (sampler.step(replace(canvas, step=canvas.step + i), flat, seeds) for i in (0, 1))
+    drawn = one.tokens != MASK
+    assert (one.tokens != two.tokens)[drawn].any()
+    assert (drawn & (two.tokens != MASK) & (one.tokens != two.tokens)).any()
+
+
+def test_the_last_ancestral_step_leaves_no_mask_however_n_divides_one():
+    for n in range(1, 100):
+        canvas = blank([[None] * 2], MASK, PAD)
+        canvas = replace(canvas, step=canvas.step + n - 1)
+        ends = torch.full((1, 2), 1 - 2**-53, dtype=torch.float64)
+        process = replace(MASKED, schedule=Polynomial(0.5))  # steepest there
+        after = Ancestral(process, n).step(canvas, world(canvas), Given(when=ends, token=ends))
+        assert not after.noisy.any() and (after.tokens != MASK).all()
 
 
 def test_threshold_commits_all_that_reach_it_or_else_the_best(canvas):
@@ -153,45 +152,6 @@ def test_threshold_commits_all_that_reach_it_or_else_the_best(canvas):
     assert torch.equal(got[0], score[0] >= 0.8)
     assert torch.equal(got[2], torch.zeros(L).bool()) and got[3].nonzero().tolist() == [[0]]
     assert torch.equal(Threshold(1.0)(score * 0.5, canvas).sum(-1), canvas.open.any(-1).long())
-
-
-def test_scores_are_what_their_names_say():
-    p = torch.tensor([[[0.5, 0.3, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]]])
-    x0 = torch.tensor([[1, 3]])
-    assert confidence(p.log(), x0, rng(0)).tolist()[0] == pytest.approx([0.3, 0.25])
-    assert margin(p.log(), x0, rng(0)).tolist()[0] == pytest.approx([0.2, 0.0])
-    entropy = torch.special.entr(p).sum(-1)
-    assert neg_entropy(p.log(), x0, rng(0)).tolist()[0] == pytest.approx((-entropy[0]).tolist())
-    assert leftmost(p.log(), x0, rng(0)).argmax() == 0
-    assert ((u := random(p.log(), x0, rng(0))) < 1).all() and not torch.equal(u[:, 0], u[:, 1])
-
-
-def test_drawing_follows_the_narrowed_belief():
-    n = 4000
-    u = (torch.arange(n) + 0.5) / n
-    logp = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(1, n, 4)
-    for draw, want in (
-        (Draw(1.0), [0.4, 0.3, 0.2, 0.1]),
-        (Draw(0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
-        (Draw(1.0, top_k=2), [4 / 7, 3 / 7, 0, 0]),
-        (Draw(1.0, top_p=0.6), [4 / 7, 3 / 7, 0, 0]),
-        (Draw(0.0), [1, 0, 0, 0]),
-    ):
-        drawn = draw(logp, Given(token=u.double()))[0]
-        share = torch.bincount(drawn, minlength=4) / n
-        assert share.tolist() == pytest.approx(want, abs=1e-3)
-
-
-def test_temperature_never_changes_which_position_is_sure():
-    """Confidence is the raw probability of what was proposed."""
-    canvas = blank([[None] * L], MASK, PAD)
-    logp = world(canvas)
-    for temperature in (0.3, 3.0):
-        sampler = Unmask(confidence, TopK(1), Draw(temperature))
-        x0 = sampler.draw(logp, rng(5).fold(canvas.step))
-        after = sampler.step(canvas, logp, rng(5))
-        at = (canvas.noisy & ~after.noisy)[0].nonzero().item()
-        assert at == logp.gather(-1, x0[..., None]).argmax().item()
 
 
 @every

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from redraft.errors import BadInput
 from redraft.mask import Documents, Full, Mask
 from redraft.objective.nll import scored_nll
 from redraft.objective.reduce import Weighing, per_target
@@ -61,6 +62,10 @@ class NELBO:
     reduce: Callable[..., Weighing] = per_target
     mask: Mask = Full()
     t_min: float = 0.0  # above 0 the bound misses (0, t_min): less variance, a small bias
+
+    def __post_init__(self) -> None:
+        if self.process.p_uniform > 0:
+            raise BadInput("NELBO is the bound of masked noise alone; use GeneralNELBO")
 
     def noise(self, batch: Batch, rng: Rng) -> tuple[Time, Tokens]:
         """t and the corrupted rows; what is no target stays clean."""

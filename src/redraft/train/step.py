@@ -54,7 +54,7 @@ def train_step(
     grads = [p.grad for p in params if p.grad is not None]
     gather(sums, grads)
 
-    divide = 1 / (scale * sums[1].item())
+    divide = 1 / (scale * max(sums[1].item(), 1.0))  # a reduction may count nothing at all
     norm = torch.nn.utils.get_total_norm(grads).item() * divide
     if not (math.isfinite(norm) and math.isfinite(sums[0].item())):
         model.zero_grad(set_to_none=True)
@@ -64,7 +64,7 @@ def train_step(
         optim.step()
     model.zero_grad(set_to_none=True)
     nats, targets = sums[2 : 2 + BINS], sums[2 + BINS :]
-    return Stepped((sums[0] / sums[1]).item(), norm, (nats / targets).tolist())
+    return Stepped((sums[0] / sums[1].clamp(min=1)).item(), norm, (nats / targets).tolist())
 
 
 def by_time(nats: Tensor, t: Tensor, batch: Batch) -> Tensor:
