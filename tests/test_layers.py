@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": "types errors files describe",
     "train": "types errors files describe weights data",
     "eval": "types errors files data objective sample view mask process",
-    "loading": "types errors describe mask weights process model adapt objective sample data",
+    "loading": "types errors describe schedule mask weights process model adapt objective sample data",
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",

@@ -44,7 +44,7 @@ def held(n: int, length: int = 16):
 def test_a_model_that_ignores_its_input_gets_its_own_unigram_code_length(objective):
     """Then every noise level costs the same, so the count form has no variance at all."""
     model, rows = Fixed(torch.zeros(V)), held(FEW)
-    found = likelihood(model, objective, rows, table=WORDS.token_bytes(), draws=64)
+    found = likelihood(model, objective, rows, draws=64)
     exact = math.log2(V - 1) * int(rows.size.sum()) / int(rows.bytes.sum())
     assert found.bpb == pytest.approx(exact, rel=0.02)
     if not isinstance(objective, NELBO):
@@ -60,7 +60,6 @@ def test_levels_of_noise_average_to_the_bound():
         Fixed(torch.linspace(0, 1, V)),
         AnyOrder(Mixing(V, MASK)),
         rows,
-        table=WORDS.token_bytes(),
         draws=20,
         precision=nullcontext,
     )
@@ -74,7 +73,7 @@ def test_the_batch_size_changes_nothing():
     model, rows = Fixed(torch.linspace(0, 2, V)), held(7)
     one, five = (
         likelihood(
-            model, NELBO(Mixing(V, MASK)), rows, table=WORDS.token_bytes(), draws=4, rows=n
+            model, NELBO(Mixing(V, MASK)), rows, draws=4, rows=n
         ).bpb
         for n in (1, 5)
     )
@@ -107,7 +106,12 @@ def test_rows_are_the_units_where_documents_are_few():
     assert found.low == pytest.approx(found.high)
 
 
-@pytest.mark.parametrize(("freedom", "point"), [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)])
+def test_one_row_has_no_interval():
+    found = estimate(np.ones(1), np.ones(1, int), np.zeros(1, int), 1)
+    assert found.low is None and found.high is None
+
+
+@pytest.mark.parametrize(("freedom", "point"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)])
 def test_students_t_is_the_tables(freedom, point):
     assert student(freedom) == pytest.approx(point, rel=0.01)
 

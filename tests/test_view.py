@@ -109,9 +109,10 @@ def test_noise_that_happens_to_be_an_end_ends_nothing():
     assert "".join(piece.text for piece in found) == "a▒b"
 
 
-def test_separators_in_the_prompt_do_not_end_the_text():
+def test_separators_that_were_given_do_not_end_the_text():
     frame = shown(canvas("$ab$cd$e", "....xx..", "....ww.."))[0]
-    assert frame.text == "ab▒▒"
+    assert frame.text == "ab▒▒e"
+    assert shown(canvas("ab$cd", ".....", ".www."))[0].text == "abcd"  # given behind an end
     assert shown(canvas("$", ".", "."))[0].text == ""
 
 

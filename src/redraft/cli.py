@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from redraft.errors import BadInput
+from redraft.errors import BadInput, Diverged
 
 app = typer.Typer(
     help="Diffusion language models: train, sample, infill and evaluate them.",
@@ -50,13 +51,15 @@ RUNS = Path("runs")
 Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
 Num = Annotated[int, typer.Option("--num", "-n", min=1, help="how many texts")]
 Steps = Annotated[int | None, typer.Option(min=1, help="network calls; default: one a token")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")]
+Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 takes the likeliest token")]
 TopK = Annotated[int | None, typer.Option(min=1)]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0)]
 Threshold = Annotated[
     float | None, typer.Option(min=0.0, help="write all positions scored at least this at once")
 ]
-OrderOption = Annotated[Order, typer.Option("--order", help="which position first")]
+OrderOption = Annotated[
+    Order | None, typer.Option("--order", help="which position first; default: margin")
+]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
@@ -76,29 +79,45 @@ def train(
     from redraft.recipe.find import find
     from redraft.recipe.start import start
 
+    record = (RUNS / Path(recipe).stem if out is None else out) / "run.json"
     with prepared():
-        run = find(recipe, settings or [])
+        if resume and not settings and not recipe.endswith(".json") and record.exists():
+            run = find(str(record))  # as it was begun, whatever the settings were
+        else:
+            run = find(recipe, settings or [])
     if show:
         print(json.dumps(describe(run), indent=2))
         return
-    out = RUNS / run.name if out is None else out
-    told = watch(start(run, out, resume, stop_on_signals()), run, out)
+    out = RUNS / (run.name if recipe.endswith(".json") else Path(recipe).stem) if not out else out
+    with stoppable() as stop:
+        told = watch(start(run, out, resume, stop), run, out)
     if told is not None and told.progress < 1:
-        print(f"stopped at step {told.state.step}; go on with --resume --out {out}")
+        go_on = f"redraft train {recipe} --resume --out {out}"
+        print(f"stopped at step {told.state.step}; go on with `{go_on}`")
 
 
-def stop_on_signals():
-    """Ctrl-C and SIGTERM ask the loop to save and end; a second Ctrl-C is a plain one."""
+@contextmanager
+def stoppable():
+    """Ctrl-C and SIGTERM ask the loop to save and end; asked twice, they are what they were."""
     asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def restore() -> None:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
     def ask(number, frame) -> None:
         asked.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        restore()
         print("\nsaving, then stopping", file=sys.stderr)
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
-    return lambda: bool(asked)
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        restore()
 
 
 @app.command()
@@ -109,11 +128,11 @@ def generate(
     prompt: Annotated[str, typer.Option(help="what the texts begin with")] = "",
     num: Num = 1,
     length: Annotated[int | None, typer.Option(min=1, help="new tokens; default: all")] = None,
-    order: OrderOption = Order.margin,
+    order: OrderOption = None,
     steps: Steps = None,
-    temperature: Temperature = 0.9,
+    temperature: Temperature = None,
     top_k: TopK = None,
-    top_p: TopP = 0.95,
+    top_p: TopP = None,
     threshold: Threshold = None,
     seed: Seed = 0,
     live: Live = False,
@@ -122,9 +141,16 @@ def generate(
     """Write texts."""
     from redraft.loading import newest, open_pretrained
 
-    model = open_pretrained(newest(RUNS) if checkpoint is None else checkpoint)
+    if checkpoint is None:
+        checkpoint = newest(RUNS)
+        print(f"by {checkpoint}", file=sys.stderr)
+    model = open_pretrained(checkpoint)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
-    sampler = sampler_of(model, order, steps or tokens, temperature, top_k, top_p, threshold)
+    draw = (0.9 if temperature is None else temperature), top_k, top_p
+    if temperature is None and top_k is None and top_p is None:
+        draw = 0.9, None, 0.95
+    given = {"temperature": temperature, "top-k": top_k, "top-p": top_p}
+    sampler = sampler_of(model, order, steps, threshold, tokens, draw, given)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed),
@@ -140,9 +166,9 @@ def infill(
     checkpoint: Checkpoint,
     template: Annotated[str, typer.Argument(help="text with gaps: To be, or [[8]] be")],
     num: Num = 1,
-    order: OrderOption = Order.margin,
+    order: OrderOption = None,
     steps: Steps = None,
-    temperature: Temperature = 0.0,
+    temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
@@ -155,7 +181,9 @@ def infill(
 
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
-    sampler = sampler_of(model, order, steps or tokens, temperature, top_k, top_p, threshold)
+    draw = (0.0 if temperature is None and top_k is top_p is None else temperature), top_k, top_p
+    given = {"temperature": temperature, "top-k": top_k, "top-p": top_p}
+    sampler = sampler_of(model, order, steps, threshold, tokens, draw, given)
     show(
         model,
         lambda seed, num: model.fill(template, num, sampler, seed),
@@ -166,21 +194,24 @@ def infill(
     )
 
 
-def sampler_of(model, order, steps, temperature, top_k, top_p, threshold):
-    """The sampler that the options describe. Options that it would not read are refused."""
+def sampler_of(model, order, steps, threshold, tokens, draw, given):
+    """The sampler that the options describe. An option that it would not read is refused."""
     from redraft.sample import ancestral, first_hitting, unmask
 
-    if order in (Order.ancestral, Order.first_hitting):
-        if threshold is not None or top_k is not None:
-            raise BadInput(f"--order {order.value} draws from the model as it is: no --threshold")
-        if model.causal:
-            raise BadInput(f"--order {order.value}: this model writes from left to right only")
-        if order is Order.ancestral:
-            return ancestral.Ancestral(model.process, steps)
-        return first_hitting.FirstHitting(model.process)
-    draw = unmask.Draw(temperature, top_k, top_p)
+    given = {**given, "steps": steps, "threshold": threshold}
+    if given["temperature"] == 0:
+        refuse("--temperature 0", given, "top-k", "top-p")
     if model.causal:
-        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), draw)
+        if order not in (None, Order.left):
+            raise BadInput(f"--order {order.value}: this model writes from left to right only")
+        refuse("an autoregressive model", given, "steps", "threshold")
+        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), unmask.Draw(*draw))
+    if order is Order.ancestral:
+        refuse("--order ancestral", given, "temperature", "top-k", "top-p", "threshold")
+        return ancestral.Ancestral(model.process, steps or tokens)
+    if order is Order.first_hitting:
+        refuse("--order first-hitting", given, *given)
+        return first_hitting.FirstHitting(model.process)
     scores = {
         Order.margin: unmask.margin,
         Order.confidence: unmask.confidence,
@@ -188,8 +219,20 @@ def sampler_of(model, order, steps, temperature, top_k, top_p, threshold):
         Order.random: unmask.random,
         Order.left: unmask.leftmost,
     }
-    pick = unmask.Steps(steps) if threshold is None else unmask.Threshold(threshold)
-    return unmask.Unmask(scores[order], pick, draw)
+    score = scores[order or Order.margin]
+    if threshold is None:
+        return unmask.Unmask(score, unmask.Steps(steps or tokens), unmask.Draw(*draw))
+    refuse("--threshold", given, "steps")
+    if score not in (unmask.margin, unmask.confidence):
+        raise BadInput(f"--order {order.value} has no scores between 0 and 1 for --threshold")
+    return unmask.Unmask(score, unmask.Threshold(threshold), unmask.Draw(*draw))
+
+
+def refuse(what: str, given: dict, *unread: str) -> None:
+    """BadInput for an option that would not be read."""
+    for option in unread:
+        if given[option] is not None:
+            raise BadInput(f"{what} does not go with --{option}")
 
 
 def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:
@@ -238,8 +281,11 @@ def evaluate(
         )
         return
     sign = "" if model.causal else "<= "
+    interval = "no interval from one row"
+    if found.low is not None:
+        interval = f"95 % interval [{found.low:.4f}, {found.high:.4f}]"
     print(
-        f"{sign}{found.bpb:.4f} bits per byte, 95 % interval [{found.low:.4f}, {found.high:.4f}]\n"
+        f"{sign}{found.bpb:.4f} bits per byte, {interval}\n"
         f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
         + ("" if model.causal else f", {draws} draws a row")
     )
@@ -283,7 +329,7 @@ def demo(
     """Real text in; a trained, evaluated and sampled diffusion language model out."""
     from redraft.demo import run
 
-    run(out, seconds, text, stop_on_signals())
+    run(out, seconds, text, stoppable)
 
 
 def main() -> None:
@@ -300,8 +346,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except ArithmeticError as error:
-        fail(f"training diverged: {error}; the last checkpoint is kept", 1)
+    except Diverged as error:
+        fail(f"training diverged: {error}; checkpoints saved before are kept", 1)
+    except OSError as error:
+        fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 2)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # a word that the command does not know
         if usage is None:

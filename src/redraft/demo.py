@@ -10,13 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from redraft.data.loader import Held
 from redraft.errors import BadInput
 from redraft.eval import report
 from redraft.eval.likelihood import Estimate, estimate
 from redraft.eval.ngram import Backoff, Unigram
 from redraft.files import write_text
 from redraft.loading import Pretrained, open_pretrained
-from redraft.progress import measured_corpus, prepared, watch
+from redraft.progress import measured_corpus, own_rows, prepared, watch
 from redraft.recipe import ar, mdlm
 from redraft.recipe.base import Run
 from redraft.recipe.start import start
@@ -30,10 +31,10 @@ INFILLS = (
     "ROMEO.\nBut soft! what [[6]] through yonder [[6]] breaks?\n",
 )
 SAMPLES = 3
-ROWS, DRAWS = 384, 8  # of held-out text that both models are measured on
+ROWS, DRAWS = 256, 8  # of held-out text that both models are measured on
 
 
-def run(out: Path, seconds: float, text: str, stop: Callable[[], bool]) -> None:
+def run(out: Path, seconds: float, text: str, stoppable: Callable) -> None:
     """Prepare, train both models, evaluate, write, fill, report."""
     began, console = time.monotonic(), Console()
     console.rule("1/5 text")
@@ -43,19 +44,20 @@ def run(out: Path, seconds: float, text: str, stop: Callable[[], bool]) -> None:
         causal = named(ar.recipe(text=text, seconds=seconds, compile=compiled), "autoregressive")
     describe_corpus(diffusion, console)
     console.rule("2/5 training")
-    for each in (diffusion, causal):
+    for each in (causal, diffusion):  # the newest run is what `redraft generate` takes
         folder = out / each.name
         again = (folder / "run.json").exists()
-        told = watch(start(each, folder, again, stop), each, folder)
-        if stop():
-            console.print(f"stopped; `redraft demo --out {out}` goes on")
-            return
+        with stoppable() as stop:
+            told = watch(start(each, folder, again, stop), each, folder)
+            if stop():
+                console.print(f"stopped; `redraft demo --out {out}` goes on")
+                return
         if told is None:
             console.print(f"{each.name}: trained before, in {folder}")
     models = {each.name: open_pretrained(out / each.name) for each in (diffusion, causal)}
     console.rule("3/5 bits per byte on held-out documents")
     found = {name: measured_corpus(m, diffusion, ROWS, DRAWS) for name, m in models.items()}
-    found |= baselines(diffusion)
+    found |= baselines(diffusion, own_rows(models["diffusion"], diffusion, ROWS))
     console.print(table(found))
     console.rule("4/5 writing")
     model = models["diffusion"]
@@ -82,23 +84,19 @@ def describe_corpus(run: Run, console: Console) -> None:
     )
 
 
-def baselines(run: Run) -> dict[str, Estimate]:
-    """Unigram and backed-off 5-gram models of the same tokens, on all held-out documents."""
+def baselines(run: Run, held: Held) -> dict[str, Estimate]:
+    """Unigram and backed-off 5-gram models of the same tokens, on the rows of the networks."""
     corpus = run.data.corpus()
     train, test = (corpus.tokens(s)[:].astype(np.int64) for s in ("train", "held_out"))
-    ends, docs = corpus.docs("train")[:, 0], corpus.docs("held_out")
-    size = corpus.tokenizer.vocab_size
-    document = np.repeat(np.arange(len(docs)), np.diff(docs[:, 0], prepend=0))
-    table = corpus.tokenizer.token_bytes()
-    unit = np.arange(len(test)) // run.length  # the same units as the networks' rows
-    document = document[:: run.length][: unit[-1] + 1]
-    found = {}
+    ends, docs = corpus.docs("train")[:, 0], corpus.docs("held_out")[:, 0]
+    size, found = corpus.tokenizer.vocab_size, {}
     for name, model in (
         ("5-gram, backed off", Backoff.fit(train, ends, size, order=5)),
         ("unigram", Unigram.fit(train, ends, size)),
     ):
-        nats = np.bincount(unit, model.nats(test, docs[:, 0]))
-        found[name] = estimate(nats, np.bincount(unit, table[test]), document, len(test))
+        total = np.concatenate([[0.0], model.nats(test, docs).cumsum()])
+        nats = total[held.start + held.size] - total[held.start]
+        found[name] = estimate(nats, held.row_bytes, held.document, int(held.size.sum()))
     return found
 
 
@@ -107,7 +105,7 @@ def table(found: dict[str, Estimate]) -> Table:
     rows = Table("model", "bits per byte", "95 % interval", "over")
     for name, each in found.items():
         sign = "<= " if name == "diffusion" else ""
-        interval = f"[{each.low:.3f}, {each.high:.3f}]"
+        interval = "" if each.low is None else f"[{each.low:.3f}, {each.high:.3f}]"
         rows.add_row(name, f"{sign}{each.bpb:.3f}", interval, f"{each.units} {each.unit}")
     return rows
 
@@ -115,9 +113,10 @@ def table(found: dict[str, Estimate]) -> Table:
 def shown(model: Pretrained, seed: int, console: Console) -> tuple[Frame, ...]:
     """Write one text live, and keep its frames."""
     kept: list[Frame] = []
+    sampler = model.sampler(model.length // 2)
 
     def passing():
-        for frame in frames(model.stream(seed=seed), model.tokenizer):
+        for frame in frames(model.stream(sampler=sampler, seed=seed), model.tokenizer):
             kept.append(frame)
             yield frame
 

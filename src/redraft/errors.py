@@ -1,5 +1,9 @@
-"""The one error that is the user's to mend."""
+"""The errors that end a command with one line."""
 
 
 class BadInput(ValueError):
     """Something the user gave is wrong; the message is one line that names what and where."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or its gradient is not a finite number."""

@@ -1,5 +1,6 @@
 """Files and folders that appear whole, under their name, or not at all."""
 
+import fcntl
 import os
 import platform
 import secrets
@@ -29,6 +30,21 @@ def replacing(out: Path) -> Iterator[Path]:
         publish(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Only one process at a time is inside, for all of the folder that `out` lies in."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out.parent, os.O_RDONLY)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def publish(part: Path, out: Path) -> None:
@@ -93,8 +109,6 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         sync(part)
         os.replace(part, path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)

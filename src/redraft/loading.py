@@ -2,21 +2,23 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from redraft.adapt.shift import NextToken
 from redraft.data.tokenizer import Tokenizer
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
-from redraft.mask import BlockCausal, Mask
+from redraft.mask import Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.nelbo import NELBO, AnyOrder
 from redraft.process.mixing import Mixing
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin
+from redraft.schedule import Linear
 from redraft.types import Canvas, Rng
 from redraft.weights import load_weights
 
@@ -37,7 +39,7 @@ class Pretrained:
     @property
     def causal(self) -> bool:
         """Whether it can only write from left to right."""
-        return self.mask == BlockCausal(1)
+        return isinstance(self.model, NextToken)
 
     @property
     def objective(self) -> NELBO | AnyOrder | CrossEntropy:
@@ -45,7 +47,8 @@ class Pretrained:
         if self.causal:
             return CrossEntropy(self.process)
         if getattr(self.model, "timed", True):
-            return NELBO(self.process, mask=self.mask)
+            # A schedule that ends above 0 would leave out a part of the bound.
+            return NELBO(replace(self.process, schedule=Linear()), mask=self.mask)
         return AnyOrder(self.process, self.mask)
 
     def generate(
@@ -104,6 +107,10 @@ class Pretrained:
         parts = GAP.split(template)
         if len(parts) == 1:
             raise BadInput(f"no gap in {template!r}: write [[8]] for one of 8 tokens")
+        if sum(map(int, parts[1::2])) > self.length:
+            raise BadInput(
+                f"gaps of {sum(map(int, parts[1::2]))} tokens, but the context is {self.length}"
+            )
         row: list[int | None] = []
         for i, part in enumerate(parts):
             if i % 2 and int(part) < 1:

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
-from redraft.data.loader import documents_as_rows, texts_as_rows
+from redraft.data.corpus import sha256
+from redraft.data.loader import Held, documents_as_rows, texts_as_rows
 from redraft.data.text import documents
+from redraft.errors import BadInput
 from redraft.eval.likelihood import Estimate, likelihood
 from redraft.loading import Pretrained
 from redraft.recipe.base import Run
@@ -50,8 +52,9 @@ def prepared() -> Iterator[None]:
 
 def watch(training: Iterable[Told], run: Run, out: Path) -> Told | None:
     """Run a training to its end, showing where it is. Returns the last thing told."""
-    chosen = precision(run.plan.precision, torch.device("cpu"))
-    budget = f"{run.plan.steps} steps" if run.plan.steps else f"{run.plan.seconds:g} s"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = precision(run.plan.precision, device)
+    budget = f"{run.plan.steps} steps" if run.plan.steps is not None else f"{run.plan.seconds:g} s"
     console, told = Console(stderr=True), None
     console.print(f"{run.name}: {budget} of training into {out}, {chosen.why}", highlight=False)
     spoken, shown = time.monotonic(), "held out: not yet"
@@ -88,8 +91,15 @@ def measured(
 
 def measured_corpus(model: Pretrained, run: Run, rows: int | None, draws: int) -> Estimate:
     """Bits per byte of a run's own held-out documents."""
-    held = documents_as_rows(run.data.corpus(), "held_out", model.length, rows)
-    return over(model, held, draws, seed=0)
+    return over(model, own_rows(model, run, rows), draws, seed=0)
+
+
+def own_rows(model: Pretrained, run: Run, rows: int | None) -> Held:
+    """Held-out rows of a run's corpus. Raises BadInput if its text has changed since."""
+    corpus = run.data.corpus()
+    if sha256(model.path / "tokenizer.json") != corpus.manifest.tokenizer:
+        raise BadInput(f"{model.path}: the text it was trained on has changed; use `eval --text`")
+    return documents_as_rows(corpus, "held_out", model.length, rows)
 
 
 def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:
@@ -103,7 +113,6 @@ def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:
             model.model,
             model.objective,
             held,
-            table=model.tokenizer.token_bytes(),
             draws=draws,
             rows=max(1, 64 // draws),
             seed=seed,

@@ -96,11 +96,16 @@ def summary(run: Run, found: Estimate, folder: Path) -> tuple[tuple[str, str], .
     """The first lines of the page."""
     last = read(folder / "metrics.jsonl")[-1]
     return (
-        ("bits per byte", f"{found.bpb:.3f} [{found.low:.3f}, {found.high:.3f}]"),
+        ("bits per byte", f"{found.bpb:.3f}" + interval(found)),
         ("trained", f"{last['step']} steps, {last['seconds']:.0f} s, {last['tokens']:,} tokens"),
         ("text", run.data.source),
         ("redraft", redraft.__version__),
     )
+
+
+def interval(found: Estimate) -> str:
+    """The 95 % interval, if there is one."""
+    return "" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]"
 
 
 def details(run: Run) -> tuple[tuple[str, str], ...]:

@@ -123,9 +123,9 @@ def pieces(tokens: Sequence[int], marks: Sequence[State], tokenizer: Decoder) ->
 
 
 def length(tokens: Sequence[int], marks: Sequence[State], eos_id: int) -> int:
-    """Tokens before the end of the text: a decided end token that no prompt hides."""
-    # A prompt may begin with, or contain, document separators: only later ones end the text.
-    start = next((i for i, mark in enumerate(marks) if mark != "given"), 0)
+    """Tokens before the end of the text: a decided end token behind all that was given."""
+    # What the user gave may hold document separators, and text behind a gap is never dropped.
+    start = max((i + 1 for i, mark in enumerate(marks) if mark == "given"), default=0)
     ends = (i for i in range(start, len(tokens)) if tokens[i] == eos_id and marks[i] != "masked")
     return next(ends, len(tokens))
 

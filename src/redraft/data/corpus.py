@@ -95,6 +95,16 @@ class Corpus:
             raise BadInput(f"{folder / 'manifest.json'}: damaged") from None
         return corpus
 
+    @property
+    def content(self) -> str:
+        """A hash of the tokens and the tokenizer: the same text moved elsewhere has the same."""
+        manifest = self.manifest
+        parts = [
+            manifest.tokenizer,
+            *(s.sha256 for name in SPLITS for s in self.split(name).shards),
+        ]
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
     def check(self, split: str) -> None:
         """BadInput if the files of a split do not have the sizes that the manifest says."""
         side, width = self.split(split), np.dtype(self.manifest.dtype).itemsize

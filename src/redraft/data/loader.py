@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from redraft.data.corpus import Corpus, Stream
 from redraft.data.text import Document
@@ -134,6 +134,7 @@ class Held:
     start: Int[np.ndarray, " N"]  # of each row in the stream
     size: Int[np.ndarray, " N"]  # tokens of each row that are not padding
     document: Int[np.ndarray, " N"]  # the document that each row is of
+    row_bytes: Float[np.ndarray, " N"]  # of each row's text
     bytes: Int[np.ndarray, " D"]  # of each document's text, as far as it is in some row
 
     def __len__(self) -> int:
@@ -199,10 +200,23 @@ def windows(
             raise BadInput(f"at least one row is needed, not {limit}")
         chosen = (2 * np.arange(limit) + 1) * len(document) // (2 * limit)
         start, size, document = start[chosen], size[chosen], document[chosen]
-        table = tokenizer.token_bytes()
+    each = sizes[document] * (size / counts[document])
+    if (table := table_of(tokenizer)) is not None:
         each = [table[stream[a : a + n]].sum() for a, n in zip(start, size, strict=True)]
-        sizes = np.bincount(document, each, len(ends)).astype(np.int64)
-    return Held(stream, length, tokenizer.eos_id, start, size, document, sizes)
+    each = np.asarray(each, np.float64)
+    sizes = np.bincount(document, each, len(ends)).round().astype(np.int64)
+    return Held(stream, length, tokenizer.eos_id, start, size, document, each, sizes)
+
+
+def table_of(tokenizer: Tokenizer) -> Int[np.ndarray, " V"] | None:
+    """The bytes of every token, or None where they depend on its neighbours.
+
+    Then a document's bytes are shared out to its rows by their numbers of tokens.
+    """
+    try:
+        return tokenizer.token_bytes()
+    except BadInput:
+        return None
 
 
 def check_length(length: int) -> None:

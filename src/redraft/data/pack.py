@@ -26,7 +26,7 @@ from redraft.data.text import PIECE, documents, files
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing, Tokenizer
 from redraft.describe import describe, name, read_json
 from redraft.errors import BadInput
-from redraft.files import replacing
+from redraft.files import alone, replacing
 
 SHARD = 1 << 26  # tokens in a file
 GROUP = 1 << 20  # characters that are encoded at once
@@ -56,13 +56,23 @@ def prepare(
     out = Path(out).resolve()
     mark = fingerprint(paths, tokenizer, held_out, seed, field)
     refuse_foreign(out)
-    if holds(out, mark):
+    with alone(out):
+        if not holds(out, mark):
+            fill(out, mark, Sides.of(paths, field, held_out, seed), tokenizer, progress)
         return Corpus.open(out)
+
+
+def fill(
+    out: Path,
+    mark: str,
+    sides: "Sides",
+    tokenizer: Kind,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Write the corpus folder."""
     with replacing(out) as part:
-        sides = Sides.of(paths, field, held_out, seed)
         write(part, sides, learned(sides, tokenizer), mark, progress or (lambda done: None))
         refuse_foreign(out)  # it may have come up since
-    return Corpus.open(out)
 
 
 def fingerprint(

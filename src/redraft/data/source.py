@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +24,11 @@ class Text:
     seed: int = 0  # of the choice of held-out documents
     field: str = "text"  # of .jsonl and .parquet rows
 
-    def corpus(self, progress: Callable[[int], None] | None = None) -> Corpus:
+    def corpus(self) -> Corpus:
         """Tokens on disk, prepared the first time. Raises BadInput for text that is not usable."""
         key = hashlib.sha256(json.dumps(describe(self)).encode()).hexdigest()[:16]
         out = HOME / "prepared" / key
-        return prepare(
-            self.paths(), self.tokenizer, out, self.held_out, self.seed, self.field, progress
-        )
+        return prepare(self.paths(), self.tokenizer, out, self.held_out, self.seed, self.field)
 
     def paths(self) -> list[Path]:
         """The files and folders that are meant."""

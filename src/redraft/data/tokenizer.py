@@ -1,6 +1,5 @@
 """Text to token ids and back, by way of a Hugging Face tokenizer.json: the one format on disk."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from redraft.errors import BadInput
+from redraft.files import write_text
 
 # What known tokenizers call the two tokens; the first name is what we add where none is known.
 MASKS = ("[MASK]", "<|mdm_mask|>", "<|mask|>", "<|MASK|>", "<mask>", "<MASK>")
@@ -90,16 +90,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(part, "w", encoding="utf-8") as file:
-                file.write(self.inner.to_str(pretty=True))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(Path(path), self.inner.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":

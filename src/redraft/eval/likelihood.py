@@ -26,8 +26,8 @@ class Estimate:
     """
 
     bpb: float
-    low: float
-    high: float
+    low: float | None  # None where there is only one unit
+    high: float | None
     nats: float  # over all tokens
     tokens: int
     bytes: int
@@ -46,7 +46,6 @@ def likelihood(
     objective,
     held: Held,
     *,
-    table: Int[np.ndarray, " V"],
     draws: int = 4,
     rows: int = 16,
     seed: int = 0,
@@ -55,22 +54,20 @@ def likelihood(
 ) -> Estimate:
     """The objective's nats over all rows of `held`, `draws` stratified draws of t for each row.
 
-    `table` gives the UTF-8 bytes of each token. `precision` is a context manager for autocast.
+    `precision` makes a context manager for autocast.
     """
-    nats, size, levels = [], [], np.zeros((2, BINS))
+    device = next(model.parameters()).device
+    nats, levels = [], np.zeros((2, BINS))
     for batch in held.batches(rows):
-        repeated = repeat(batch, draws)
+        repeated = repeat(batch, draws).to(device)
         with torch.no_grad(), precision() if precision else torch.no_grad():
             _, each, t = objective.scored(model, repeated, Rng.of(seed, repeated.index))
         nats.append(each.double().sum(-1).view(-1, draws).mean(-1).cpu().numpy())
-        counted = torch.from_numpy(table)[batch.tokens.cpu()] * batch.target.cpu()
-        size.append(counted.sum(-1).numpy())
         levels += by_level(each, t, repeated)
         if progress is not None:
             progress(len(batch))
-    return estimate(
-        np.concatenate(nats), np.concatenate(size), held.document, int(held.size.sum()), levels
-    )
+    found = np.concatenate(nats)
+    return estimate(found, held.row_bytes, held.document, int(held.size.sum()), levels)
 
 
 def repeat(batch: Batch, draws: int) -> Batch:
@@ -92,7 +89,7 @@ def by_level(nats: torch.Tensor, t: torch.Tensor, batch: Batch) -> Float[np.ndar
 
 def estimate(
     nats: Float[np.ndarray, " N"],
-    size: Int[np.ndarray, " N"],
+    size: Int[np.ndarray, " N"] | Float[np.ndarray, " N"],
     document: Int[np.ndarray, " N"],
     tokens: int,
     levels: Float[np.ndarray, "2 n"] | None = None,
@@ -104,18 +101,18 @@ def estimate(
     sums, sizes = np.bincount(at, nats), np.bincount(at, size)
     if not sizes.sum():
         raise BadInput("the held-out text has no bytes to count")
-    ratio, half = sums.sum() / sizes.sum(), math.nan
-    if (n := len(sums)) > 1:
+    ratio, n, half = float(sums.sum() / sizes.sum()), len(sums), None
+    if n > 1:
         error = math.sqrt(n / (n - 1) * np.square(sums - ratio * sizes).sum()) / sizes.sum()
         half = student(n - 1) * error
     bits = 1 / math.log(2)
     return Estimate(
         ratio * bits,
-        (ratio - half) * bits,
-        (ratio + half) * bits,
+        None if half is None else (ratio - half) * bits,
+        None if half is None else (ratio + half) * bits,
         float(nats.sum()),
         tokens,
-        int(sizes.sum()),
+        round(sizes.sum()),
         n,
         unit,
         () if levels is None else described(levels),
@@ -133,7 +130,9 @@ def described(levels: Float[np.ndarray, "2 n"]) -> tuple[tuple[float, float, flo
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % point of Student's t, by the Cornish-Fisher expansion (error < 1 % from 3 on)."""
+    """The 97.5 % point of Student's t, from 3 on by the Cornish-Fisher expansion (within 1 %)."""
+    if freedom < 3:
+        return (12.706, 4.303)[freedom - 1]
     z = 1.959963984540054
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from redraft import __version__
+from redraft.files import write_text
 from redraft.view import CELL, Frame, Piece, edits, settle, visible
 
 Number = int | float
@@ -84,17 +85,7 @@ class Report:
 
 def write(report: Report, path: str | os.PathLike[str]) -> None:
     """Write the page; a reader finds the old file or the whole new one, never a part."""
-    path = Path(path)
-    text = page(report).encode()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(Path(path), page(report))
 
 
 def page(report: Report) -> str:

@@ -1,6 +1,8 @@
 """Attention under any mask: one reference meaning, the fastest kernel that has it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,7 +60,12 @@ def explicit(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
 
 def flexible(q: Heads, k: Heads, v: Heads, block: Any) -> Heads:
     """FlexAttention skips the blocks that nobody may see. It has no backward on a CPU."""
+    return flex(q.device.type == "cuda")(q, k, v, block_mask=block)
+
+
+@cache
+def flex(compiled: bool) -> Callable[..., Heads]:
+    """The function of torch; only compiled is it fast."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    run = torch.compile(flex_attention) if q.device.type == "cuda" else flex_attention
-    return run(q, k, v, block_mask=block)  # type: ignore[return-value]
+    return torch.compile(flex_attention) if compiled else flex_attention  # type: ignore

@@ -36,6 +36,9 @@ class DitConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        for field in ("vocab_size", "width", "depth", "n_heads", "cond_width"):
+            if getattr(self, field) < 1:
+                raise BadInput(f"{field} must be at least 1, not {getattr(self, field)}")
         if self.width % self.n_heads or self.width // self.n_heads % 2:
             raise BadInput(f"width {self.width} does not give {self.n_heads} heads of even size")
 

@@ -35,6 +35,9 @@ class LlamaConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        for field in ("vocab_size", "width", "depth", "n_heads", "n_kv_heads", "hidden"):
+            if getattr(self, field) < 1:
+                raise BadInput(f"{field} must be at least 1, not {getattr(self, field)}")
         if self.width % self.n_heads or self.n_heads % self.n_kv_heads:
             raise BadInput(
                 f"width {self.width}, {self.n_heads} heads, {self.n_kv_heads} key-value heads: "

@@ -127,6 +127,10 @@ class AnyOrder:
     process: Mixing
     mask: Mask = Full()
 
+    def __post_init__(self) -> None:
+        if self.process.p_uniform > 0:
+            raise BadInput("AnyOrder is the bound of masked noise alone; use GeneralNELBO")
+
     def noise(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, "B 1"], Where]:
         """The share k/n of each row, and which positions are masked."""
         n = batch.target.sum(-1, keepdim=True).clamp(min=1)

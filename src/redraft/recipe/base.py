@@ -27,8 +27,10 @@ class Run:
     eval_rows: int = 64  # held-out rows that each evaluation during training looks at
 
     def check(self, corpus: Corpus) -> None:
-        """Raises BadInput unless the corpus has the vocabulary that the run was made for."""
+        """Raises BadInput unless the run fits together and was made for this vocabulary."""
         process, tokenizer = self.objective.process, corpus.tokenizer
+        if self.length > self.model.max_len:
+            raise BadInput(f"rows of {self.length}, but the network is for {self.model.max_len}")
         if process.vocab_size != tokenizer.vocab_size or process.mask_id != tokenizer.mask_id:
             raise BadInput(
                 f"{corpus.folder}: {tokenizer.vocab_size} tokens with [MASK] {tokenizer.mask_id}, "

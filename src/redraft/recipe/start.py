@@ -1,6 +1,7 @@
 """From a run to its training: data, model, objective and loop brought together."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from redraft.files import write_text
 from redraft.recipe.base import Run
 from redraft.train import checkpoint
 from redraft.train.loop import Told, train
-from redraft.train.parallel import join, precision
+from redraft.train.parallel import join, precision, wait
 
 FORMAT = 1  # of a checkpoint's config.json
 
@@ -33,11 +34,14 @@ def start(
     place = join()
     corpus = run.data.corpus()
     run.check(corpus)
-    claim(run, out, again, corpus, first=place.rank == 0)
     model = initial(run)
     rows = Rows(corpus, "train", run.length, run.seed)
     held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
     numbers = precision(run.plan.precision, place.device)
+    run.plan.optim.build(model)  # refuses what it cannot train, before there is a folder
+    if place.rank == 0:
+        claim(run, out, again, corpus)
+    wait()
     return train(
         model,
         run.objective,
@@ -52,7 +56,6 @@ def start(
                 model,
                 run.objective,
                 held,
-                table=corpus.tokenizer.token_bytes(),
                 draws=2,
                 precision=partial(numbers.context, place.device),
             ).bpb
@@ -69,24 +72,26 @@ def initial(run: Run) -> nn.Module:
         return run.model.build()
 
 
-def claim(run: Run, out: Path, again: bool, corpus: Corpus, first: bool) -> None:
-    """Make `out` this run's folder, or see that it already is."""
+def claim(run: Run, out: Path, again: bool, corpus: Corpus) -> None:
+    """Make `out` this run's folder, or see that it is; one without a checkpoint is taken over."""
     record = out / "run.json"
-    mine = {"run": describe(run), "corpus": corpus.manifest.fingerprint}
-    if record.exists():
-        if (where := difference(read_json(record), mine)) is not None:
-            raise BadInput(f"{record}: another run than this one; they differ in {where}")
-        if checkpoint.steps(out) and not again:
-            raise BadInput(f"{out} already holds this run; continue it with --resume, or --out")
-    elif again:
+    mine = {"run": describe(run), "corpus": corpus.content}
+    begun = record.exists() and bool(checkpoint.steps(out))
+    if begun and (where := difference(read_json(record), mine)) is not None:
+        raise BadInput(f"{record}: another run than this one; they differ in {where}")
+    if begun and not again:
+        raise BadInput(f"{out} already holds this run; continue it with --resume, or --out")
+    if again and not record.exists():
         raise BadInput(f"{out}: no run to resume there")
-    elif out.exists() and any(out.iterdir()):
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out}: a file, and a run needs a folder")
+    others = [p for p in out.iterdir() if not p.name.startswith(".")] if out.exists() else []
+    if others and not record.exists():
         raise BadInput(f"{out}: a folder that is not empty and holds no run")
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.sweep(out)
-        if not record.exists():
-            write_text(record, json.dumps(mine, indent=2) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.sweep(out)
+    if not begun:
+        write_text(record, json.dumps(mine, indent=2) + "\n")
 
 
 def difference(one, two, at: str = "") -> str | None:
@@ -109,4 +114,4 @@ def card(run: Run, corpus: Corpus, folder: Path) -> None:
         "length": run.length,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    corpus.tokenizer.save(folder / "tokenizer.json")
+    shutil.copyfile(corpus.folder / "tokenizer.json", folder / "tokenizer.json")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from redraft.draw import categorical
+from redraft.errors import BadInput
 from redraft.process.mixing import Mixing
 from redraft.sample.unmask import top
 from redraft.types import Canvas, Logits, Rng, Time
@@ -18,6 +19,10 @@ class FirstHitting:
     """With n masks left at time tau, the next is lifted at 1 - alpha = u^(1/n) (1 - alpha(tau))."""
 
     process: Mixing
+
+    def __post_init__(self) -> None:
+        if self.process.p_uniform > 0:
+            raise BadInput("FirstHitting is exact for masked noise alone; use Ancestral")
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """When the next mask is lifted."""

@@ -110,8 +110,8 @@ def steps(out: Path) -> list[int]:
 def prune(out: Path, keep: int, best: int | None) -> None:
     """Delete all but the newest `keep` and the best."""
     for step in steps(out)[:-keep]:
-        if step != best:
-            shutil.rmtree(folder(out, step))
+        if step != best:  # renamed first, so that what is called step-... is always whole
+            shutil.rmtree(folder(out, step).rename(out / f".step-{step:08d}.old"))
 
 
 def sweep(out: Path) -> None:

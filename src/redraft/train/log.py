@@ -17,7 +17,7 @@ class Metrics:
         kept = [line for line in read(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = board(out) if tensorboard else None
+        self.board = board(out, step) if tensorboard else None
 
     def write(self, line: dict[str, Any]) -> None:
         """One line; NaN becomes null, which JSON has."""
@@ -26,8 +26,11 @@ class Metrics:
         self.file.flush()
         if self.board is not None:
             for key, value in line.items():
-                if isinstance(value, int | float) and key != "step":
-                    self.board.add_scalar(key, value, line["step"])
+                many = value if isinstance(value, list) else [value]
+                for i, each in enumerate(many):
+                    name = f"{key}/{i}" if isinstance(value, list) else key
+                    if isinstance(each, int | float) and key != "step":
+                        self.board.add_scalar(name, each, line["step"])
 
     def close(self) -> None:
         """Flush and close."""
@@ -56,10 +59,10 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def board(out: Path):
-    """A TensorBoard writer. Raises BadInput without the extra."""
+def board(out: Path, step: int):
+    """A TensorBoard writer that goes on after `step`. Raises BadInput without the extra."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise BadInput("tensorboard=True needs `pip install redraft[track]`") from None
-    return SummaryWriter(str(out / "tensorboard"))
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)

@@ -1,5 +1,6 @@
 """The training loop: an iterator over steps, so that whoever runs it decides what to show."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from redraft.errors import BadInput
+from redraft.errors import BadInput, Diverged
 from redraft.train import checkpoint
 from redraft.train.checkpoint import State
 from redraft.train.ema import Ema
 from redraft.train.log import Metrics
 from redraft.train.optim import WSD, AdamW, Cosine, Muon, set_lr
-from redraft.train.parallel import Place, compile_layers, most, precision, recompute
-from redraft.train.step import Diverged, Stepped, train_step
+from redraft.train.parallel import Place, compile_layers, compiler, most, precision, recompute
+from redraft.train.step import Stepped, train_step
 from redraft.types import Batch
 
 
@@ -47,12 +48,18 @@ class Plan:
         for field in ("rows", "micro", "eval_every", "save_every", "keep"):
             if getattr(self, field) < 1:
                 raise BadInput(f"{field} must be at least 1, not {getattr(self, field)}")
+        for field in ("steps", "seconds", "clip"):
+            if (value := getattr(self, field)) is not None and not value > 0:
+                raise BadInput(f"{field} must be above 0, not {value}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise BadInput(f"ema is a decay between 0 and 1, not {self.ema}")
 
     def progress(self, state: State) -> float:
         """From 0 to 1. With a budget of seconds it is the clock's, so not repeatable."""
         if self.steps is not None:
             return state.step / self.steps
-        return state.seconds / (self.seconds or 1.0)
+        assert self.seconds is not None
+        return state.seconds / self.seconds
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ def train(
 
 def prepare(model: nn.Module, plan: Plan) -> None:
     """Whatever changes how the layers run, not what they compute."""
+    if plan.compile and not compiler():
+        raise BadInput("compile=True needs a C++ compiler and Python's headers here")
     if plan.recompute:
         recompute(model)
     if plan.compile:
@@ -128,7 +137,6 @@ class Running:
         try:
             while plan.progress(state) < 1:
                 began = time.perf_counter()
-                torch.manual_seed(self.seed * 1_000_003 + state.step)  # for layers with dropout
                 set_lr(optims, plan.lr.factor(state.step, plan.progress(state)))
                 rows = batch(state.step).to(self.place.device)
                 micro = rows.split(plan.micro)
@@ -143,11 +151,11 @@ class Running:
                     seconds=state.seconds + spent,
                     tokens=state.tokens + tokens,
                 )
-                told = self.after(model, optims, ema, state, stepped, tokens / spent, asked > 0)
-                if metrics is not None:
+                state, held_out = self.evaluated(model, ema, state)
+                told = Told(state, stepped, plan.progress(state), tokens / spent, held_out, None)
+                if metrics is not None:  # before the checkpoint: resuming cuts what is too much
                     metrics.write(line(told, optims))
-                state = told.state
-                yield told
+                yield self.saved(told, model, optims, ema, asked > 0)
                 if asked:
                     return
         finally:
@@ -159,21 +167,26 @@ class Running:
         """Whether this rank is the one that writes."""
         return self.place.rank == 0
 
-    def after(self, model, optims, ema, state: State, stepped, rate: float, ends: bool) -> Told:
-        """Evaluate and save where it is time for it."""
-        plan, progress, held_out, saved = self.plan, self.plan.progress(state), None, None
-        if state.step % plan.eval_every == 0 or progress >= 1:
-            with averaged(model, ema):
-                held_out = self.evaluate(model)
-            if state.best is None or held_out < state.best:
-                state = replace(state, best=held_out, best_step=state.step)
-        ends = ends or progress >= 1
-        if ends or state.step % plan.save_every == 0 or state.best_step == state.step:
-            saved = checkpoint.folder(self.out, state.step)
-            if self.first:
-                checkpoint.save(self.out, state, model, optims, ema, self.describe)
-                checkpoint.prune(self.out, plan.keep, state.best_step)
-        return Told(state, stepped, progress, rate, held_out, saved)
+    def evaluated(self, model, ema, state: State) -> tuple[State, float | None]:
+        """The state with the best held-out value so far, and the value if it was time for one."""
+        if state.step % self.plan.eval_every and self.plan.progress(state) < 1:
+            return state, None
+        with averaged(model, ema):
+            held_out = self.evaluate(model)
+        if math.isfinite(held_out) and (state.best is None or held_out < state.best):
+            state = replace(state, best=held_out, best_step=state.step)
+        return state, held_out
+
+    def saved(self, told: Told, model, optims, ema, ends: bool) -> Told:
+        """Save where it is time for it."""
+        state, plan = told.state, self.plan
+        due = state.step % plan.save_every == 0 or state.best_step == state.step
+        if not (due or ends or told.progress >= 1):
+            return told
+        if self.first:
+            checkpoint.save(self.out, state, model, optims, ema, self.describe)
+            checkpoint.prune(self.out, plan.keep, state.best_step)
+        return replace(told, saved=checkpoint.folder(self.out, state.step))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from redraft.errors import BadInput
+
 
 @dataclass(frozen=True)
 class AdamW:
@@ -17,6 +19,9 @@ class AdamW:
     beta2: float = 0.95
     weight_decay: float = 0.1
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        positive(self.lr)
 
     def build(self, model: nn.Module) -> list[Optimizer]:
         """One optimiser over everything that wants gradients."""
@@ -54,6 +59,10 @@ class Muon:
     beta1: float = 0.9
     beta2: float = 0.95
 
+    def __post_init__(self) -> None:
+        positive(self.lr)
+        positive(self.table_lr)
+
     def build(self, model: nn.Module) -> list[Optimizer]:
         """Muon over the matrices, AdamW over the rest."""
         plain = tables(model)
@@ -69,6 +78,12 @@ class Muon:
             adjust_lr_fn="match_rms_adamw",
         )
         return [muon, adam.over(rest, plain)]
+
+
+def positive(lr: float) -> None:
+    """BadInput for a learning rate that is none."""
+    if not 0 < lr < math.inf:
+        raise BadInput(f"a learning rate must be a number above 0, not {lr}")
 
 
 def tables(model: nn.Module) -> set[int]:

@@ -5,9 +5,11 @@ The only place (with `step`) that knows torch.distributed. One process is a worl
 
 import os
 import shutil
+import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -32,6 +34,8 @@ def join() -> Place:
     cuda = torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         return Place(device)
     if not dist.is_initialized():
@@ -47,6 +51,12 @@ def most(*values: float) -> list[float]:
     agreed = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return agreed.tolist()
+
+
+def wait() -> None:
+    """Until every rank has come this far."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 @dataclass(frozen=True)
@@ -95,8 +105,11 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def compiler() -> bool:
-    """Whether torch.compile can work here: a GPU, or a C++ compiler for the CPU."""
-    return torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
+    """Whether torch.compile can work here: a GPU, or a C++ compiler and Python's headers."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return torch.cuda.is_available() or (
+        header.exists() and any(map(shutil.which, ("g++", "clang++")))
+    )
 
 
 def layers(model: nn.Module) -> list[nn.Module]:

@@ -8,14 +8,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from redraft.errors import Diverged
 from redraft.train.parallel import Precision
 from redraft.types import Batch, Rng
 
 BINS = 10  # intervals of t in which the loss is logged
-
-
-class Diverged(ArithmeticError):
-    """The loss or its gradient is not a finite number."""
 
 
 @dataclass(frozen=True)
