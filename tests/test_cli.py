@@ -249,3 +249,85 @@ def test_no_seed_of_torch_is_touched(work):
     before = torch.random.get_rng_state()
     redraft.load(work / "runs" / "mdlm").generate(length=4)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_resume_needs_neither_recipe_settings_nor_the_same_words(redo, work):
+    """As the README has it: after a stop, name the recipe and the folder."""
+    assert redo("train", "mdlm", "text=text.txt", *SETTINGS, "--out", "again")[0] == 0
+    code, _, err = redo("train", "mdlm", "--out", "again", "--resume")
+    assert code == 0, err
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_stand_in_the_way(redo, work):
+    settings = [word for word in SETTINGS if not word.startswith("length")]
+    refused(redo("train", "mdlm", "text=text.txt", *settings, "length=9000", "--out", "f"), "9000")
+    assert not (work / "f").exists()
+    assert redo("train", "mdlm", "text=text.txt", *SETTINGS, "--out", "f")[0] == 0
+
+
+def test_changed_text_is_not_measured_with_the_old_model(redo, work):
+    (work / "note.txt").write_text("the first of several notes\n" * 40)
+    settings = [*SETTINGS[1:], "tokenizer=bpe", "vocab=270"]
+    assert redo("train", "mdlm", "text=note.txt", *settings, "--out", "n")[0] == 0
+    assert redo("report", "n")[0] == 0
+    (work / "note.txt").write_text("zebras quickly jump over xylophones\n" * 40)
+    refused(redo("report", "n"), "text it was trained on has changed")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--order", "ancestral", "--temperature", "1"], "--temperature"),
+        (["--order", "first-hitting", "--steps", "3"], "--steps"),
+        (["--threshold", "0.5", "--steps", "3"], "--steps"),
+        (["--threshold", "0.5", "--order", "entropy"], "entropy"),
+        (["--temperature", "0", "--top-k", "3"], "--top-k"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_would_not_be_read_is_refused(redo, options, said):
+    refused(redo("generate", "runs/mdlm", *options), said)
+
+
+@pytest.mark.parametrize("options", [["--steps", "3"], ["--threshold", "1"], ["--order", "margin"]])
+def test_an_autoregressive_model_refuses_the_options_of_the_others(redo, options):
+    refused(redo("generate", "runs/ar", *options), options[0].removeprefix("--"))
+
+
+@pytest.mark.parametrize(
+    "setting", ["steps=0", "steps=-5", "depth=0", "lr=-1.0", "ema=1.0", "rows=0", "seconds=0"]
+)
+def test_settings_that_make_no_sense_are_refused(redo, work, setting):
+    key = setting.partition("=")[0]
+    settings = [word for word in SETTINGS if not word.startswith((key, "steps"))]
+    more = [] if key in ("steps", "seconds") else ["steps=2"]
+    words = ["text=text.txt", *settings, *more, setting]
+    refused(redo("train", "mdlm", *words, "--out", "bad"))
+    assert not (work / "bad").exists()
+
+
+def test_files_in_the_way_are_named(redo):
+    refused(redo("train", "mdlm", "text=text.txt", *SETTINGS, "--out", "text.txt"), "text.txt")
+    refused(redo("report", "runs/mdlm", "--out", "nowhere/x.html"), "nowhere")
+
+
+def test_a_gap_far_too_long_is_refused_at_once(redo):
+    refused(redo("infill", "runs/mdlm", "a [[1000000000000]]"), "1000000000000")
+
+
+def test_one_row_of_text_gives_json_without_an_interval(redo, work):
+    (work / "short.txt").write_text("To be.")
+    _, out, _ = redo("eval", "runs/mdlm", "--text", "short.txt", "--json")
+    assert json.loads(out)["low"] is None
+    assert "no interval" in redo("eval", "runs/mdlm", "--text", "short.txt")[1]
+
+
+def test_a_recipe_file_trains_into_a_folder_of_its_own_name(redo, work):
+    (work / "own.py").write_text(
+        "from redraft.recipe.mdlm import recipe as base\n\n"
+        "def recipe(steps: int = 1):\n"
+        "    return base(text='text.txt', tokenizer='bytes', width=32, depth=1, length=32,\n"
+        "                rows=4, micro=4, steps=steps)\n"
+    )
+    assert redo("train", "own.py")[0] == 0
+    assert (work / "runs" / "own" / "run.json").exists()

@@ -8,7 +8,7 @@ import pytest
 
 import redraft
 
-BASE = "types errors files describe schedule mask draw weights"
+BASE = "types errors files describe schedule mask draw levels weights"
 RUNS = f"{BASE} process model adapt objective sample data train eval"
 MAY_IMPORT = {
     "errors": "",
@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "schedule": "",
     "mask": "",
     "draw": "",
+    "levels": "types",
     "describe": "errors",
     "files": "errors",
     "weights": "errors",
@@ -26,9 +27,11 @@ MAY_IMPORT = {
     "objective": "types schedule mask process errors",
     "sample": "types schedule mask draw process errors",
     "data": "types errors files describe",
-    "train": "types errors files describe weights data",
-    "eval": "types errors files data objective sample view mask process",
-    "loading": "types errors describe schedule mask weights process model adapt objective sample data",
+    "train": "types errors files describe levels weights data",
+    "eval": "types errors files levels data objective view",
+    "loading": (
+        "types errors describe schedule mask weights process model adapt objective sample data"
+    ),
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",

@@ -32,6 +32,9 @@ class Fixed(torch.nn.Module):
     def head(self, h):
         return h
 
+    def head_parameters(self):
+        return []
+
 
 def held(n: int, length: int = 16):
     text = "".join(chr(97 + i % 7) for i in range(50))
@@ -72,10 +75,7 @@ def test_levels_of_noise_average_to_the_bound():
 def test_the_batch_size_changes_nothing():
     model, rows = Fixed(torch.linspace(0, 2, V)), held(7)
     one, five = (
-        likelihood(
-            model, NELBO(Mixing(V, MASK)), rows, draws=4, rows=n
-        ).bpb
-        for n in (1, 5)
+        likelihood(model, NELBO(Mixing(V, MASK)), rows, draws=4, rows=n).bpb for n in (1, 5)
     )
     assert one == pytest.approx(five, rel=1e-6)
 
@@ -111,7 +111,10 @@ def test_one_row_has_no_interval():
     assert found.low is None and found.high is None
 
 
-@pytest.mark.parametrize(("freedom", "point"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)])
+@pytest.mark.parametrize(
+    ("freedom", "point"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)],
+)
 def test_students_t_is_the_tables(freedom, point):
     assert student(freedom) == pytest.approx(point, rel=0.01)
 

@@ -39,6 +39,9 @@ class Told:
     def head(self, h):
         return h
 
+    def head_parameters(self):
+        return []
+
     def __call__(self, x, t, *, mask):
         return self.features(x, t, mask=mask)
 

@@ -98,6 +98,10 @@ class Denoiser(Protocol):
         """Features to logits, position by position."""
         ...
 
+    def head_parameters(self) -> list[Tensor]:
+        """What `head` reads and training may change."""
+        ...
+
 
 # Counter-based randomness: number j of a row is a hash of (key, j), after SplitMix64
 # (Steele, Lea and Flood 2014). No state, so order, batch size and rank cannot matter.

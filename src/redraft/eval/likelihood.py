@@ -10,6 +10,7 @@ from torch import nn
 
 from redraft.data.loader import Held
 from redraft.errors import BadInput
+from redraft.levels import by_level
 from redraft.types import Batch, Rng
 
 BINS = 10  # intervals of t
@@ -63,7 +64,7 @@ def likelihood(
         with torch.no_grad(), precision() if precision else torch.no_grad():
             _, each, t = objective.scored(model, repeated, Rng.of(seed, repeated.index))
         nats.append(each.double().sum(-1).view(-1, draws).mean(-1).cpu().numpy())
-        levels += by_level(each, t, repeated)
+        levels += by_level(each, t, repeated.target, BINS).cpu().numpy()
         if progress is not None:
             progress(len(batch))
     found = np.concatenate(nats)
@@ -77,14 +78,6 @@ def repeat(batch: Batch, draws: int) -> Batch:
         x.repeat_interleave(draws, 0) for x in (batch.tokens, batch.target, batch.doc)
     )
     return Batch(tokens, target, doc, index.flatten(), rows=draws)
-
-
-def by_level(nats: torch.Tensor, t: torch.Tensor, batch: Batch) -> Float[np.ndarray, "2 n"]:
-    """Nats and target tokens in BINS equal intervals of t."""
-    at = (t.expand(nats.shape) * BINS).ceil().long().sub(1).clamp(0, BINS - 1).flatten()
-    zero = torch.zeros(BINS, dtype=torch.float64, device=nats.device)
-    parts = (nats.double().flatten(), batch.target.double().flatten())
-    return torch.stack([zero.index_add(0, at, part) for part in parts]).cpu().numpy()
 
 
 def estimate(

@@ -113,7 +113,7 @@ def scored_nll(
     weight = weight[where].float()
     path = None if path is None else path[where].float()
     if torch.is_grad_enabled():
-        params = getattr(model, "head_parameters", list)()
+        params = model.head_parameters()
         total, each = Weighted.apply(
             model.head, process, x0[where], weight, path, h[where], *params
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from redraft.errors import Diverged
+from redraft.levels import by_level
 from redraft.train.parallel import Precision
 from redraft.types import Batch, Rng
 
@@ -46,7 +47,7 @@ def train_step(
         (loss.total * scale).backward()  # a plain sum; the count is not known yet
         sums[0] += loss.total.detach()
         sums[1] += loss.count
-        sums[2:] += by_time(nats, t, batch)
+        sums[2:] += by_level(nats, t, batch.target, BINS).flatten()
     params = [p for p in model.parameters() if p.grad is not None]
     grads = [p.grad for p in params if p.grad is not None]
     gather(sums, grads)
@@ -62,14 +63,6 @@ def train_step(
     model.zero_grad(set_to_none=True)
     nats, targets = sums[2 : 2 + BINS], sums[2 + BINS :]
     return Stepped((sums[0] / sums[1].clamp(min=1)).item(), norm, (nats / targets).tolist())
-
-
-def by_time(nats: Tensor, t: Tensor, batch: Batch) -> Tensor:
-    """Nats and target positions of BINS equal intervals of t, side by side."""
-    at = (t.expand(nats.shape) * BINS).long().clamp(max=BINS - 1).flatten()
-    zero = torch.zeros(BINS, dtype=torch.float64, device=nats.device)
-    total = zero.index_add(0, at, nats.detach().flatten().double())
-    return torch.cat([total, zero.index_add(0, at, batch.target.flatten().double())])
 
 
 def gather(sums: Tensor, grads: list[Tensor]) -> None:
