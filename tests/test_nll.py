@@ -165,6 +165,9 @@ def test_a_head_without_parameters_passes_the_gradient_on():
         def head(self, h):
             return torch.tanh(h)  # which needs its own result again, unharmed
 
+        def head_parameters(self):
+            return []
+
         def __call__(self, x, t, *, mask):
             return logits
 

@@ -205,7 +205,7 @@ class Clock:
         self.mask = mask
         return torch.zeros(*x.shape, V).index_fill(-1, torch.tensor(0), 1.0) * t[..., None]
 
-    features = head = __call__
+    features = head = head_parameters = __call__
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)

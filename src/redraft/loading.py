@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from redraft.process.mixing import Mixing
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin
 from redraft.schedule import Linear
-from redraft.types import Canvas, Rng
+from redraft.types import Canvas, Denoiser, Rng
 from redraft.weights import load_weights
 
 GAP = re.compile(r"\[\[(\d+)\]\]")
@@ -140,7 +141,7 @@ class Pretrained:
 
     def predict(self) -> Predict:
         """What it believes of a canvas."""
-        return bind(self.model, self.process, self.mask)
+        return bind(cast(Denoiser, self.model), self.process, self.mask)
 
     def texts(self, canvas: Canvas) -> list[str]:
         """The rows as text, up to the end mark if there is one behind what was given."""
