@@ -12,6 +12,6 @@ from redraft.view import frames, svg
 
 checkpoint, out = sys.argv[1:]
 model = redraft.load(checkpoint)
-shown = list(frames(model.stream(length=120, seed=2), model.tokenizer))
+shown = list(frames(model.stream("ROMEO.\n", length=72, seed=4), model.tokenizer))
 moments = [shown[len(shown) * part // 20] for part in (3, 10)] + [shown[-1]]
 write_text(Path(out), svg(moments, "redraft generate --live"))

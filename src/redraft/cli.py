@@ -51,14 +51,18 @@ RUNS = Path("runs")
 Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
 Num = Annotated[int, typer.Option("--num", "-n", min=1, help="how many texts")]
 Steps = Annotated[int | None, typer.Option(min=1, help="network calls; default: one a token")]
-Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 takes the likeliest token")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="0 is greedy; default: 0.8 with --top-p 0.9 to write, 0 to fill"),
+]
 TopK = Annotated[int | None, typer.Option(min=1)]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0)]
 Threshold = Annotated[
     float | None, typer.Option(min=0.0, help="write all positions scored at least this at once")
 ]
 OrderOption = Annotated[
-    Order | None, typer.Option("--order", help="which position first; default: margin")
+    Order | None,
+    typer.Option("--order", help="which position first; to write: random, to fill: margin"),
 ]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
@@ -146,11 +150,12 @@ def generate(
         print(f"by {checkpoint}", file=sys.stderr)
     model = open_pretrained(checkpoint)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
-    draw = (0.9 if temperature is None else temperature), top_k, top_p
-    if temperature is None and top_k is None and top_p is None:
-        draw = 0.9, None, 0.95
     given = {"temperature": temperature, "top-k": top_k, "top-p": top_p}
-    sampler = sampler_of(model, order, steps, threshold, tokens, draw, given)
+    draw = (1.0 if temperature is None else temperature), top_k, top_p
+    if not any(value is not None for value in given.values()):
+        draw = 0.8, None, 0.9
+    first = Order.random if threshold is None else Order.confidence
+    sampler = sampler_of(model, order or first, steps, threshold, tokens, draw, given)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed),
@@ -181,9 +186,10 @@ def infill(
 
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
-    draw = (0.0 if temperature is None and top_k is top_p is None else temperature), top_k, top_p
     given = {"temperature": temperature, "top-k": top_k, "top-p": top_p}
-    sampler = sampler_of(model, order, steps, threshold, tokens, draw, given)
+    greedy = not any(value is not None for value in given.values())
+    draw = (0.0 if greedy else 1.0 if temperature is None else temperature), top_k, top_p
+    sampler = sampler_of(model, order or Order.margin, steps, threshold, tokens, draw, given)
     show(
         model,
         lambda seed, num: model.fill(template, num, sampler, seed),
@@ -202,7 +208,7 @@ def sampler_of(model, order, steps, threshold, tokens, draw, given):
     if given["temperature"] == 0:
         refuse("--temperature 0", given, "top-k", "top-p")
     if model.causal:
-        if order not in (None, Order.left):
+        if order not in (Order.random, Order.left) and threshold is None:
             raise BadInput(f"--order {order.value}: this model writes from left to right only")
         refuse("an autoregressive model", given, "steps", "threshold")
         return unmask.Unmask(unmask.leftmost, unmask.TopK(1), unmask.Draw(*draw))
@@ -219,7 +225,7 @@ def sampler_of(model, order, steps, threshold, tokens, draw, given):
         Order.random: unmask.random,
         Order.left: unmask.leftmost,
     }
-    score = scores[order or Order.margin]
+    score = scores[order]
     if threshold is None:
         return unmask.Unmask(score, unmask.Steps(steps or tokens), unmask.Draw(*draw))
     refuse("--threshold", given, "steps")

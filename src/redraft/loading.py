@@ -18,7 +18,7 @@ from redraft.objective.ar import CrossEntropy
 from redraft.objective.nelbo import NELBO, AnyOrder
 from redraft.process.mixing import Mixing
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
-from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin
+from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin, random
 from redraft.schedule import Linear
 from redraft.types import Canvas, Denoiser, Rng
 from redraft.weights import load_weights
@@ -99,12 +99,14 @@ class Pretrained:
         self, template: str, num: int = 1, sampler: Sampler | None = None, seed: int = 0
     ) -> Iterator[Canvas]:
         """`infill` as canvases."""
-        if self.causal:
-            raise BadInput(f"{self.path}: an autoregressive model cannot fill gaps")
-        return self.run([self.gaps(template)] * num, sampler, seed)
+        row = self.gaps(template)
+        greedy = Unmask(margin, Steps(row.count(None)), Draw(0.0))
+        return self.run([row] * num, greedy if sampler is None else sampler, seed)
 
     def gaps(self, template: str) -> list[int | None]:
         """Token ids of a template, None for every token of a gap."""
+        if self.causal:
+            raise BadInput(f"{self.path}: an autoregressive model cannot fill gaps")
         parts = GAP.split(template)
         if len(parts) == 1:
             raise BadInput(f"no gap in {template!r}: write [[8]] for one of 8 tokens")
@@ -134,10 +136,14 @@ class Pretrained:
         yield from generate(self.predict(), canvas, sampler, rng)
 
     def sampler(self, tokens: int) -> Sampler:
-        """A good default for writing so many tokens."""
+        """A good default for writing so many tokens: one a step, in any order.
+
+        Small models that pick the surest position first write little but line ends and full
+        stops; in random order they keep to what they know of the data.
+        """
         if self.causal:
-            return Unmask(leftmost, TopK(1), Draw(0.9, top_p=0.95))
-        return Unmask(margin, Steps(max(1, tokens)), Draw(0.9, top_p=0.95))
+            return Unmask(leftmost, TopK(1), Draw(0.8, top_p=0.9))
+        return Unmask(random, Steps(max(1, tokens)), Draw(0.8, top_p=0.9))
 
     def predict(self) -> Predict:
         """What it believes of a canvas."""
