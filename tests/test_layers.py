@@ -32,11 +32,12 @@ MAY_IMPORT = {
     "loading": (
         "types errors describe schedule mask weights process model adapt objective sample data"
     ),
+    "choose": "errors sample",
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "demo": f"{RUNS} view loading recipe progress reporting",
-    "cli": f"{RUNS} view loading recipe progress reporting demo",
+    "cli": f"{RUNS} view choose loading recipe progress reporting demo",
     "__init__": "errors loading",
     "__main__": "cli",
 }

@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from redraft.choose import Order, sampler_of
 from redraft.errors import BadInput, Diverged
 
 app = typer.Typer(
@@ -33,18 +33,6 @@ def top(
 
         print(__version__)
         raise typer.Exit
-
-
-class Order(StrEnum):
-    """Which position is written first."""
-
-    margin = "margin"
-    confidence = "confidence"
-    entropy = "entropy"
-    random = "random"
-    left = "left"
-    ancestral = "ancestral"
-    first_hitting = "first-hitting"
 
 
 RUNS = Path("runs")
@@ -198,47 +186,6 @@ def infill(
         live,
         as_json,
     )
-
-
-def sampler_of(model, order, steps, threshold, tokens, draw, given):
-    """The sampler that the options describe. An option that it would not read is refused."""
-    from redraft.sample import ancestral, first_hitting, unmask
-
-    given = {**given, "steps": steps, "threshold": threshold}
-    if given["temperature"] == 0:
-        refuse("--temperature 0", given, "top-k", "top-p")
-    if model.causal:
-        if order not in (Order.random, Order.left) and threshold is None:
-            raise BadInput(f"--order {order.value}: this model writes from left to right only")
-        refuse("an autoregressive model", given, "steps", "threshold")
-        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), unmask.Draw(*draw))
-    if order is Order.ancestral:
-        refuse("--order ancestral", given, "temperature", "top-k", "top-p", "threshold")
-        return ancestral.Ancestral(model.process, steps or tokens)
-    if order is Order.first_hitting:
-        refuse("--order first-hitting", given, *given)
-        return first_hitting.FirstHitting(model.process)
-    scores = {
-        Order.margin: unmask.margin,
-        Order.confidence: unmask.confidence,
-        Order.entropy: unmask.neg_entropy,
-        Order.random: unmask.random,
-        Order.left: unmask.leftmost,
-    }
-    score = scores[order]
-    if threshold is None:
-        return unmask.Unmask(score, unmask.Steps(steps or tokens), unmask.Draw(*draw))
-    refuse("--threshold", given, "steps")
-    if score not in (unmask.margin, unmask.confidence):
-        raise BadInput(f"--order {order.value} has no scores between 0 and 1 for --threshold")
-    return unmask.Unmask(score, unmask.Threshold(threshold), unmask.Draw(*draw))
-
-
-def refuse(what: str, given: dict, *unread: str) -> None:
-    """BadInput for an option that would not be read."""
-    for option in unread:
-        if given[option] is not None:
-            raise BadInput(f"{what} does not go with --{option}")
 
 
 def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:

@@ -2,7 +2,8 @@
 
 redraft train ar        # Shakespeare, three minutes
 
-Two cores with AMX, Shakespeare, 180 s (`redraft demo`): see docs/log.md for the figures.
+Two cores with AMX, Shakespeare, 180 s: 2.057 bits per byte, 95 % interval 2.030 to 2.084
+(`make demo`).
 """
 
 from redraft.adapt.shift import NextTokenConfig
