@@ -15,7 +15,7 @@ from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.first_hitting import FirstHitting
 from redraft.sample.predict import bind, blank, generate
-from redraft.sample.unmask import Draw, Steps, Threshold, Unmask, confidence, margin
+from redraft.sample.unmask import Draw, Steps, Threshold, Unmask, confidence, margin, random
 from redraft.types import Rng
 
 LENGTH = 256
@@ -39,6 +39,7 @@ def main() -> None:
         "first hitting": FirstHitting(process),
         "margin, 256 steps": Unmask(margin, Steps(256), Draw(0.9, top_p=0.95)),
         "margin, 64 steps": Unmask(margin, Steps(64), Draw(0.9, top_p=0.95)),
+        "random, 256 steps": Unmask(random, Steps(256), Draw(0.8, top_p=0.9)),
         "confidence, 16 steps": Unmask(confidence, Steps(16), Draw(0.0)),
         "confidence above 0.9": Unmask(confidence, Threshold(0.9), Draw(0.0)),
     }

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from redraft.draw import categorical, narrowed
+from redraft.draw import categorical, narrowed, nucleus
 
 INF = float("inf")
 
@@ -105,3 +105,17 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_the_mass():
     logp = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64).log()
     kept = [narrowed(logp, 1.0, None, p).isfinite().sum().item() for p in (0.5, 0.51, 0.75, 0.76)]
     assert kept == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999, 1.0])
+def test_a_nucleus_does_not_depend_on_where_it_is_sought_first(top_p):
+    """Flat and peaked beliefs: one is found among the likeliest few, the other needs them all."""
+    logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logp = (logits * torch.tensor([0.0, 0.5, 1.0, 4.0, 20.0])[:, None]).log_softmax(-1)
+    few, whole = nucleus(logp, top_p, 3), nucleus(logp, top_p, 40)
+    torch.testing.assert_close(few, whole)
+    mass = whole.exp().sum(-1)
+    assert (mass >= top_p - 1e-12).all()
+    least = whole.masked_fill(whole.isinf(), torch.inf).amin(-1).exp()
+    alone = whole.isfinite().sum(-1) == 1
+    assert ((mass - least < top_p + 1e-9) | alone).all()

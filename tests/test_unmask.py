@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from redraft.sample import unmask
 from redraft.sample.predict import blank, generate
 from redraft.sample.unmask import (
     Draw,
@@ -14,7 +15,7 @@ from redraft.sample.unmask import (
     random,
     top,
 )
-from redraft.types import Canvas
+from redraft.types import Canvas, Rng
 from tests.test_sample import MASK, PAD, L, rng, world
 from tests.toy import Given
 
@@ -83,3 +84,13 @@ def test_temperature_never_changes_which_position_is_sure():
         after = sampler.step(canvas, logp, rng(5))
         at = (canvas.noisy & ~after.noisy)[0].nonzero().item()
         assert at == logp.gather(-1, x0[..., None]).argmax().item()
+
+
+@pytest.mark.parametrize("score", sorted(unmask.BLIND, key=lambda s: s.__name__))
+def test_drawing_only_what_is_committed_changes_nothing(score, monkeypatch):
+    logp = (torch.randn(2, 9, 7, generator=torch.Generator().manual_seed(0)) * 3).log_softmax(-1)
+    canvas = blank([[None] * 9, [1] * 4 + [None] * 5], 3, 0)
+    sampler = Unmask(score, Steps(3), Draw(0.9, top_p=0.8))
+    fast = sampler.step(canvas, logp, Rng.seeds(1, 2))
+    monkeypatch.setattr(unmask, "BLIND", frozenset())
+    assert torch.equal(sampler.step(canvas, logp, Rng.seeds(1, 2)).tokens, fast.tokens)

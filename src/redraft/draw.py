@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+LIKELY = 256  # tokens among which a nucleus is sought before all are sorted
+
 
 def categorical(logp: Float[Tensor, "*N V"], u: Float[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     """The index at which the running sum of exp(logp) passes u times the whole; u in [0, 1).
@@ -28,10 +30,16 @@ def narrowed(
     if top_k is not None:
         least = logp.topk(min(top_k, logp.shape[-1]), -1).values[..., -1:]
         logp = logp.masked_fill(logp < least, -torch.inf)
-    if top_p is not None:
-        ranked, order = logp.log_softmax(-1).sort(-1, descending=True)
-        before = ranked.exp().cumsum(-1) - ranked.exp()
-        cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
-        cut.scatter_(-1, order[..., :1], False)  # the likeliest always stays
-        logp = logp.masked_fill(cut, -torch.inf)
-    return logp
+    return logp if top_p is None else nucleus(logp.log_softmax(-1), top_p, LIKELY)
+
+
+def nucleus(logp: Float[Tensor, "*N V"], top_p: float, among: int) -> Float[Tensor, "*N V"]:
+    """The smallest set of mass `top_p`, sought among the likeliest few; they mostly hold it."""
+    ranked, order = logp.topk(min(among, logp.shape[-1]), -1)
+    mass = ranked.exp().cumsum(-1)
+    if ranked.shape[-1] < logp.shape[-1] and bool((mass[..., -1] < top_p).any()):
+        return nucleus(logp, top_p, logp.shape[-1])
+    cut = mass - ranked.exp() >= top_p
+    cut[..., :1] = False  # the likeliest always stays
+    kept = ranked.masked_fill(cut, -torch.inf)
+    return torch.full_like(logp, -torch.inf).scatter(-1, order, kept)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from redraft.draw import categorical, narrowed
@@ -38,6 +38,9 @@ def leftmost(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
 def random(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
     """Any order: with `TopK(1)` what an any-order autoregressive model does (RADD)."""
     return rng.fold("order").uniform(x0)
+
+
+BLIND = frozenset({margin, neg_entropy, leftmost, random})  # these do not look at the proposal
 
 
 # picks: how many of them now? (scores, canvas) -> the positions to commit
@@ -93,10 +96,13 @@ class Draw:
 
     def __call__(self, logp: Logits, rng: Rng) -> Tokens:
         """One token a position."""
+        return self.at(logp, rng.fold("token").uniform(logp[..., 0]))
+
+    def at(self, logp: Float[Tensor, "*N V"], u: Float[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """The same for some positions, each with its own number from [0, 1)."""
         if self.temperature == 0:
             return logp.argmax(-1)
-        logp = narrowed(logp, self.temperature, self.top_k, self.top_p)
-        return categorical(logp, rng.fold("token").uniform(logp[..., 0]))
+        return categorical(narrowed(logp, self.temperature, self.top_k, self.top_p), u)
 
 
 @dataclass(frozen=True)
@@ -114,14 +120,25 @@ class Unmask:
     def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
         """Commit what `pick` allows; nothing else changes."""
         rng = rng.fold(canvas.step)
-        x0 = self.draw(logp, rng)
-        commit = self.pick(self.score(logp, x0, rng), canvas)
+        u = rng.fold("token").uniform(canvas.tokens)
+        if self.score in BLIND:  # then only what is committed needs to be drawn
+            commit = self.pick(self.score(logp, canvas.tokens, rng), canvas)
+            x0 = self.proposed(logp, commit, u, canvas.tokens)
+        else:
+            x0 = self.proposed(logp, canvas.open, u, canvas.tokens)
+            commit = self.pick(self.score(logp, x0, rng), canvas)
         return replace(
             canvas,
             tokens=torch.where(commit, x0, canvas.tokens),
             noisy=canvas.noisy & ~commit,
             step=canvas.step + 1,
         )
+
+    def proposed(
+        self, logp: Logits, where: Where, u: Float[Tensor, "B L"], tokens: Tokens
+    ) -> Tokens:
+        """Drawn tokens at some positions, what was there at the others."""
+        return tokens.masked_scatter(where, self.draw.at(logp[where], u[where]))
 
 
 EXAMPLES = (
