@@ -84,7 +84,8 @@ def losses(name: str, folder: Path, run: Run, window: int = 25) -> tuple[report.
     side = run.data.corpus().manifest.train
     scale = side.tokens / side.bytes / math.log(2)
     lines = read(folder / "metrics.jsonl")
-    groups = [lines[i : i + window] for i in range(0, len(lines), window)]
+    whole = max(len(lines) // window * window, min(len(lines), window))  # a short rest is noise
+    groups = [lines[i : i + window] for i in range(0, whole, window)]
     points = tuple(
         (g[-1]["step"], g[-1]["seconds"], scale * sum(x["loss"] for x in g) / len(g))
         for g in groups
