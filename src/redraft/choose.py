@@ -17,18 +17,25 @@ class Order(StrEnum):
     first_hitting = "first-hitting"
 
 
-def sampler_of(model, order, steps, threshold, tokens, draw, given):
-    """The sampler that the options describe. An option that it would not read is refused."""
+def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict):
+    """The sampler that the options describe. An option that it would not read is refused.
+
+    `usual` is the order and `draw` the choice of tokens where the options say nothing.
+    """
     from redraft.sample import ancestral, first_hitting, unmask
 
-    given = {**given, "steps": steps, "threshold": threshold}
     if given["temperature"] == 0:
         refuse("--temperature 0", given, "top-k", "top-p")
+    choice = [given[name] for name in ("temperature", "top-k", "top-p")]
+    if choice != [None, None, None]:
+        draw = unmask.Draw(1.0 if choice[0] is None else choice[0], *choice[1:])
     if model.causal:
-        if order not in (Order.random, Order.left) and threshold is None:
+        if order not in (None, Order.left):
             raise BadInput(f"--order {order.value}: this model writes from left to right only")
         refuse("an autoregressive model", given, "steps", "threshold")
-        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), unmask.Draw(*draw))
+        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), draw)
+    steps, threshold = given["steps"], given["threshold"]
+    order = order or (usual if threshold is None else Order.confidence)
     if order is Order.ancestral:
         refuse("--order ancestral", given, "temperature", "top-k", "top-p", "threshold")
         return ancestral.Ancestral(model.process, steps or tokens)
@@ -44,11 +51,22 @@ def sampler_of(model, order, steps, threshold, tokens, draw, given):
     }
     score = scores[order]
     if threshold is None:
-        return unmask.Unmask(score, unmask.Steps(steps or tokens), unmask.Draw(*draw))
+        return unmask.Unmask(score, unmask.Steps(steps or tokens), draw)
     refuse("--threshold", given, "steps")
     if score not in (unmask.margin, unmask.confidence):
         raise BadInput(f"--order {order.value} has no scores between 0 and 1 for --threshold")
-    return unmask.Unmask(score, unmask.Threshold(threshold), unmask.Draw(*draw))
+    return unmask.Unmask(score, unmask.Threshold(threshold), draw)
+
+
+def options(temperature, top_k, top_p, steps, threshold) -> dict:
+    """What was given, by the names of the command line; None where nothing was."""
+    return {
+        "temperature": temperature,
+        "top-k": top_k,
+        "top-p": top_p,
+        "steps": steps,
+        "threshold": threshold,
+    }
 
 
 def refuse(what: str, given: dict, *unread: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Order, sampler_of
+from redraft.choose import Order, options, sampler_of
 from redraft.errors import BadInput, Diverged
 
 app = typer.Typer(
@@ -131,19 +131,15 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write texts."""
-    from redraft.loading import newest, open_pretrained
+    from redraft.loading import WRITING, newest, open_pretrained
 
     if checkpoint is None:
         checkpoint = newest(RUNS)
         print(f"by {checkpoint}", file=sys.stderr)
     model = open_pretrained(checkpoint)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
-    given = {"temperature": temperature, "top-k": top_k, "top-p": top_p}
-    draw = (1.0 if temperature is None else temperature), top_k, top_p
-    if not any(value is not None for value in given.values()):
-        draw = 0.8, None, 0.9
-    first = Order.random if threshold is None else Order.confidence
-    sampler = sampler_of(model, order or first, steps, threshold, tokens, draw, given)
+    given = options(temperature, top_k, top_p, steps, threshold)
+    sampler = sampler_of(model, tokens, order, Order.random, WRITING, given)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed),
@@ -170,14 +166,12 @@ def infill(
     as_json: Json = False,
 ) -> None:
     """Fill the gaps of a text; [[8]] is a gap of 8 tokens."""
-    from redraft.loading import open_pretrained
+    from redraft.loading import FILLING, open_pretrained
 
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
-    given = {"temperature": temperature, "top-k": top_k, "top-p": top_p}
-    greedy = not any(value is not None for value in given.values())
-    draw = (0.0 if greedy else 1.0 if temperature is None else temperature), top_k, top_p
-    sampler = sampler_of(model, order or Order.margin, steps, threshold, tokens, draw, given)
+    given = options(temperature, top_k, top_p, steps, threshold)
+    sampler = sampler_of(model, tokens, order, Order.margin, FILLING, given)
     show(
         model,
         lambda seed, num: model.fill(template, num, sampler, seed),
@@ -288,7 +282,7 @@ def demo(
 def main() -> None:
     """Run a command; what the user can mend is one line and exit code 2."""
     # How long OpenMP's threads spin before they sleep. torch's default is many milliseconds, so
-    # one other busy process slows training five-fold; this costs nothing when there is none.
+    # one other busy process slowed training nearly six-fold (docs/benchmarks.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         sys.exit(app(standalone_mode=False))

@@ -40,8 +40,9 @@ def run(out: Path, seconds: float, text: str, stoppable: Callable) -> None:
     console.rule("1/5 text")
     with prepared():
         compiled = compiler()
-        diffusion = named(mdlm.recipe(text=text, seconds=seconds, compile=compiled), "diffusion")
-        causal = named(ar.recipe(text=text, seconds=seconds, compile=compiled), "autoregressive")
+        settings = {"text": text, "seconds": seconds, "compile": compiled}
+        diffusion = replace(mdlm.recipe(**settings), name="diffusion")
+        causal = replace(ar.recipe(**settings), name="autoregressive")
     describe_corpus(diffusion, console)
     console.rule("2/5 training")
     for each in (causal, diffusion):  # the newest run is what `redraft generate` takes
@@ -66,11 +67,6 @@ def run(out: Path, seconds: float, text: str, stoppable: Callable) -> None:
     console.rule("5/5 report")
     save(out, diffusion, models, found, films, fills)
     console.print(f"{out / 'report.html'}   ({time.monotonic() - began:.0f} s in all)")
-
-
-def named(run: Run, name: str) -> Run:
-    """The same run under another name."""
-    return replace(run, name=name)
 
 
 def describe_corpus(run: Run, console: Console) -> None:

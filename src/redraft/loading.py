@@ -21,8 +21,9 @@ from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin, random
 from redraft.schedule import Linear
 from redraft.types import Canvas, Denoiser, Rng
-from redraft.weights import load_weights
+from redraft.weights import FORMAT, load_weights
 
+WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
 GAP = re.compile(r"\[\[(\d+)\]\]")
 
 
@@ -100,7 +101,7 @@ class Pretrained:
     ) -> Iterator[Canvas]:
         """`infill` as canvases."""
         row = self.gaps(template)
-        greedy = Unmask(margin, Steps(row.count(None)), Draw(0.0))
+        greedy = Unmask(margin, Steps(row.count(None)), FILLING)
         return self.run([row] * num, greedy if sampler is None else sampler, seed)
 
     def gaps(self, template: str) -> list[int | None]:
@@ -142,8 +143,8 @@ class Pretrained:
         stops; in random order they keep to what they know of the data.
         """
         if self.causal:
-            return Unmask(leftmost, TopK(1), Draw(0.8, top_p=0.9))
-        return Unmask(random, Steps(max(1, tokens)), Draw(0.8, top_p=0.9))
+            return Unmask(leftmost, TopK(1), WRITING)
+        return Unmask(random, Steps(max(1, tokens)), WRITING)
 
     def predict(self) -> Predict:
         """What it believes of a canvas."""
@@ -173,6 +174,8 @@ def open_pretrained(path: str | Path) -> Pretrained:
     """
     folder = resolve(Path(path))
     config = read_json(folder / "config.json")
+    if isinstance(config, dict) and config.get("format") != FORMAT:
+        raise BadInput(f"{folder / 'config.json'}: not a checkpoint in format {FORMAT}")
     try:
         parts = [build(config[key]) for key in ("model", "process", "mask")]
         length = int(config["length"])

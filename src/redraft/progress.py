@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
 from redraft.data.corpus import sha256
@@ -71,11 +71,6 @@ def watch(training: Iterable[Told], run: Run, out: Path) -> Told | None:
     return told
 
 
-def counting(progress: Progress, task: TaskID, done: int) -> None:
-    """So many more are done."""
-    progress.advance(task, done)
-
-
 def measured(
     model: Pretrained,
     texts: Sequence[str],
@@ -117,5 +112,5 @@ def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:
             rows=max(1, 64 // draws),
             seed=seed,
             precision=partial(numbers.context, device),
-            progress=partial(counting, progress, task),
+            progress=partial(progress.advance, task),
         )

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 import redraft
-from redraft.describe import build, describe, read_json
-from redraft.errors import BadInput
+from redraft.describe import describe
 from redraft.eval import quality, report
 from redraft.eval.likelihood import Estimate
 from redraft.loading import Pretrained, open_pretrained
 from redraft.progress import measured_corpus
 from redraft.recipe.base import Run
+from redraft.recipe.find import find
 from redraft.train.log import read
 from redraft.view import Frame, frames
 
@@ -22,29 +22,20 @@ ROWS, DRAWS = 256, 8  # of the held-out text that a page's bound looks at
 
 def report_on(folder: Path, out: Path) -> None:
     """Evaluate a run's best checkpoint, write three samples, and make the page."""
-    run, model = recorded(folder), open_pretrained(folder)
+    run, model = find(str(folder / "run.json")), open_pretrained(folder)
     found = measured_corpus(model, run, ROWS, DRAWS)
     films = [film(model, seed) for seed in range(3)]
     page = report.Report(
         title=f"redraft: {run.name}",
         summary=summary(run, found, folder),
         scores=(score(run.name, found, model),),
-        curve=curves(run.name, folder),
+        curve=curves(run.name, folder) + losses(run.name, folder, run),
         by_t=found.by_t if not model.causal else (),
         samples=tuple(sample(model, each, f"seed {i}") for i, each in enumerate(films)),
         movies=tuple(report.Movie(f"seed {i}", each) for i, each in enumerate(films[:1])),
         details=details(run),
     )
     report.write(page, out)
-
-
-def recorded(folder: Path) -> Run:
-    """The run that a folder is of."""
-    record = read_json(folder / "run.json")
-    run = build(record.get("run") if isinstance(record, dict) else record)
-    if not isinstance(run, Run):
-        raise BadInput(f"{folder / 'run.json'}: not a run of redraft")
-    return run
 
 
 def film(model: Pretrained, seed: int, prompt: str = "") -> tuple[Frame, ...]:
@@ -73,7 +64,7 @@ def score(name: str, found: Estimate, model: Pretrained) -> report.Score:
 
 
 def curves(name: str, folder: Path) -> tuple[report.Curve, ...]:
-    """Training loss (nats a token, smoothed) is left to the metrics file; held-out bpb is shown."""
+    """The held-out bits per byte of a run's evaluations."""
     lines = [line for line in read(folder / "metrics.jsonl") if line["held_out"] is not None]
     points = tuple((line["step"], line["seconds"], line["held_out"]) for line in lines)
     return (report.Curve(f"{name}, held out", points),) if points else ()
@@ -95,7 +86,7 @@ def losses(name: str, folder: Path, run: Run, window: int = 25) -> tuple[report.
 
 def summary(run: Run, found: Estimate, folder: Path) -> tuple[tuple[str, str], ...]:
     """The first lines of the page."""
-    last = read(folder / "metrics.jsonl")[-1]
+    *_, last = read(folder / "metrics.jsonl") or [{"step": 0, "seconds": 0.0, "tokens": 0}]
     return (
         ("bits per byte", f"{found.bpb:.3f}" + interval(found)),
         ("trained", f"{last['step']} steps, {last['seconds']:.0f} s, {last['tokens']:,} tokens"),

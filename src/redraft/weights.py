@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from redraft.errors import BadInput
 
+FORMAT = 1  # of a checkpoint folder, in its config.json
+
 
 def write_weights(model: nn.Module, path: Path) -> None:
     """The parameters by name; tied ones once, as the file format wants it."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,7 +47,7 @@ def attend(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
 
 
 def explicit(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
-    """The formula. On CPUs torch's fused kernel has a backward pass several times slower."""
+    """The formula. torch's fused kernel has a slower backward pass on CPUs (docs/log.md)."""
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if sight.causal:
         L = q.shape[2]
@@ -68,4 +68,4 @@ def flex(compiled: bool) -> Callable[..., Heads]:
     """The function of torch; only compiled is it fast."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if compiled else flex_attention  # type: ignore
+    return cast(Callable, torch.compile(flex_attention) if compiled else flex_attention)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from redraft.errors import BadInput
 from redraft.mask import Mask
-from redraft.model.attention import Sight, sight
-from redraft.model.layers import Angles, Attention, Heads, rotary
+from redraft.model.attention import Sight
+from redraft.model.layers import Angles, Attention, Heads, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 Vector = Float[Tensor, "B #L C"]
@@ -133,13 +133,8 @@ class Dit(nn.Module):
             raise BadInput("this network is conditioned on t, and none was given")
         if t is None or not self.timed:
             t = torch.zeros(len(x), 1, device=x.device)
-        h = self.embed(x)
-        if torch.is_autocast_enabled(h.device.type):
-            h = h.to(torch.get_autocast_dtype(h.device.type))
-        at = torch.arange(x.shape[1], device=x.device) if at is None else at
         size = self.config.width // self.config.n_heads
-        angles = rotary(at, size, self.config.rope_theta, h.dtype)
-        seen = sight(mask, x.shape[0], x.shape[1], x.device)
+        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta)
         c = F.silu(self.time(t))
         for layer in self.layers:
             h = layer(h, c, angles, seen)

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from redraft.model.attention import Sight, attend
+from redraft.mask import Mask
+from redraft.model.attention import Sight, attend, sight
 from redraft.types import Features
 
 Angles = tuple[Float[Tensor, "*B 1 L Dh"], Float[Tensor, "*B 1 L Dh"]]  # cos and sin
@@ -33,6 +34,17 @@ def rotary(at: Int[Tensor, "*B L"], size: int, theta: float, dtype: torch.dtype)
     angle = at[..., None].float() * inverse
     angle = torch.cat([angle, angle], -1).unsqueeze(-3)
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def enter(
+    h: Features, mask: Mask, at: Int[Tensor, "B L"] | None, size: int, theta: float
+) -> tuple[Features, Angles, Sight]:
+    """What all layers are given: the stream in autocast's dtype, the angles, the mask."""
+    B, L, _ = h.shape
+    if torch.is_autocast_enabled(h.device.type):  # the residual stream at half the bandwidth
+        h = h.to(torch.get_autocast_dtype(h.device.type))
+    at = torch.arange(L, device=h.device) if at is None else at
+    return h, rotary(at, size, theta, h.dtype), sight(mask, B, L, h.device)
 
 
 def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles) -> Float[Tensor, "B H L Dh"]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from redraft.errors import BadInput
 from redraft.mask import Mask
-from redraft.model.attention import Sight, sight
-from redraft.model.layers import Angles, Attention, Heads, RMSNorm, SwiGLU, rotary
+from redraft.model.attention import Sight
+from redraft.model.layers import Angles, Attention, Heads, RMSNorm, SwiGLU, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 
@@ -111,13 +111,8 @@ class Llama(nn.Module):
         self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
     ) -> Features:
         """The last hidden states, normalised. `at` gives positions other than 0, 1, 2, ..."""
-        h = self.embed(x)
-        if torch.is_autocast_enabled(h.device.type):  # the residual stream at half the bandwidth
-            h = h.to(torch.get_autocast_dtype(h.device.type))
-        at = torch.arange(x.shape[1], device=x.device) if at is None else at
         size = self.config.width // self.config.n_heads
-        angles = rotary(at, size, self.config.rope_theta, h.dtype)
-        seen = sight(mask, x.shape[0], x.shape[1], x.device)
+        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta)
         for layer in self.layers:
             h = layer(h, angles, seen)
         return self.norm(h)

@@ -19,8 +19,7 @@ from redraft.recipe.base import Run
 from redraft.train import checkpoint
 from redraft.train.loop import Told, train
 from redraft.train.parallel import join, precision, wait
-
-FORMAT = 1  # of a checkpoint's config.json
+from redraft.weights import FORMAT
 
 
 def start(
@@ -38,7 +37,6 @@ def start(
     rows = Rows(corpus, "train", run.length, run.seed)
     held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
     numbers = precision(run.plan.precision, place.device)
-    run.plan.optim.build(model)  # refuses what it cannot train, before there is a folder
     if place.rank == 0:
         claim(run, out, again, corpus)
     wait()
