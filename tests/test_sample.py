@@ -170,7 +170,7 @@ def test_threshold_commits_all_that_reach_it_or_else_the_best(canvas):
     assert torch.equal(Threshold(1.0)(score * 0.5, canvas).sum(-1), canvas.open.any(-1).long())
 
 
-@every
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not hasattr(s, "ratios")], ids=str)
 def test_reuse_changes_nothing_but_the_work(sampler, canvas):
     canvas = begun(sampler, canvas)
     canvas = canvas.rows(torch.arange(B) != 2)

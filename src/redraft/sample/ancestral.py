@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from redraft.process.discrete import Discrete
 from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
-from redraft.types import Canvas, Logits, Rng, Time
+from redraft.types import Canvas, Logits, Rng, Time, Tokens
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Ancestral:
         s = (t - 1 / self.n).clamp(min=0)
         last = (canvas.step + 1 >= self.n)[:, None]
         xs = self.process.reverse(logp, canvas.tokens, t, s.masked_fill(last, 0.0), rng)
-        tokens = canvas.tokens.where(~canvas.open, xs)
-        noisy = canvas.noisy & ~(canvas.window & last)
-        if self.process.absorbing:
-            noisy = noisy & ~(canvas.window & ~self.process.noisy(tokens))
-        return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
+        return settled(self.process, canvas, canvas.tokens.where(~canvas.open, xs), last)
+
+
+def settled(process: Discrete, canvas: Canvas, tokens: Tokens, last: Bool[Tensor, "B 1"]) -> Canvas:
+    """The next canvas: after a row's last step all is decided, before it what is no noise."""
+    noisy = canvas.noisy & ~(canvas.window & last)
+    if process.absorbing:
+        noisy = noisy & ~(canvas.window & ~process.noisy(tokens))
+    return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
 
 
 EXAMPLES = (
