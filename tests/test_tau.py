@@ -14,7 +14,7 @@ from redraft.sample.correct import Corrected
 from redraft.sample.predict import bind, blank, generate
 from redraft.sample.tau import LAST, Euler, Tweedie, undone
 from redraft.types import Canvas, Rng
-from tests.toy import MASK, V
+from tests.toy import MASK, Exact, V
 
 N = 20_000
 SEEDS = Rng.of(0, torch.arange(N))
@@ -23,7 +23,7 @@ NOISES = [Mixing(V, MASK), Mixing(V, MASK, 0.3), Mixing(V, MASK, 1.0), Gidd(V, M
 every = pytest.mark.parametrize("process", NOISES, ids=str)
 
 
-class Single:
+class Single(Exact):
     """A network of one position whose score is exact."""
 
     timed = True
@@ -31,7 +31,7 @@ class Single:
     def __init__(self, process):
         self.process = process
 
-    def __call__(self, x, t, *, mask):
+    def features(self, x, t, *, mask):
         q = self.process.marginal(DATA.expand(len(t), 1, V), t)
         return (q / q.gather(-1, x[..., None])).log()
 

@@ -52,6 +52,10 @@ OrderOption = Annotated[
     Order | None,
     typer.Option("--order", help="which position first; to write: random, to fill: margin"),
 ]
+Correct = Annotated[
+    int | None,
+    typer.Option(min=1, help="corrections after writing, by a model trained with random tokens"),
+]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
@@ -126,6 +130,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    correct: Correct = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -138,7 +143,7 @@ def generate(
         print(f"by {checkpoint}", file=sys.stderr)
     model = open_pretrained(checkpoint)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
-    given = options(temperature, top_k, top_p, steps, threshold)
+    given = options(temperature, top_k, top_p, steps, threshold, correct)
     sampler = sampler_of(model, tokens, order, Order.random, WRITING, given)
     show(
         model,
@@ -161,6 +166,7 @@ def infill(
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    correct: Correct = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -170,7 +176,7 @@ def infill(
 
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
-    given = options(temperature, top_k, top_p, steps, threshold)
+    given = options(temperature, top_k, top_p, steps, threshold, correct)
     sampler = sampler_of(model, tokens, order, Order.margin, FILLING, given)
     show(
         model,
