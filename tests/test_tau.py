@@ -108,7 +108,7 @@ def test_correction_mends_what_the_network_would_write_otherwise_and_stops():
         def step(self, canvas, logp, rng):
             return replace(canvas, noisy=canvas.noisy & False)
 
-    sampler = Corrected(Done(), process, rounds=10, k=2, temperature=0)
+    sampler = Corrected(Done(), process, rounds=10, k=2, temperature=0.0)
     told, seen = [], []
 
     def predict(canvas, t):
@@ -126,7 +126,7 @@ def test_a_text_the_network_agrees_with_is_left_alone():
     process = Gidd(V, MASK, 0.2)
     canvas = process.start(blank([[None] * 5] * 3, MASK, 0), Rng.seeds(0, 1, 2))
     wants = torch.tensor([0.0, -9.0, 9.0, 0.0]).log_softmax(-1).expand(3, 5, V)
-    sampler = Corrected(Ancestral(process, 3), process, rounds=50, temperature=0)
+    sampler = Corrected(Ancestral(process, 3), process, rounds=50, temperature=0.0)
     seen = list(generate(lambda c, t: wants, canvas, sampler, Rng.seeds(0, 1, 2)))
     assert len(seen) < 10
     assert (seen[-1].tokens == 2).all()
