@@ -79,10 +79,10 @@ def translated(path: Path, timed: bool = False) -> BertConfig:
             raise BadInput(f"{path}: {key} is {found[key]!r}, and only {only!r} is supported")
     if not found.get("tie_word_embeddings", True):
         raise BadInput(f"{path}: a decoder that is not the embedding is not supported")
-    try:
-        sizes = {ours: int(found[theirs]) for ours, theirs in SIZES.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: lacks {error}") from None
+    for key in SIZES.values():
+        if not isinstance(found.get(key), int):
+            raise BadInput(f"{path}: {key} must be a whole number, not {found.get(key)!r}")
+    sizes = {ours: found[theirs] for ours, theirs in SIZES.items()}
     options = {ours: found[theirs] for ours, theirs in OPTIONS.items() if theirs in found}
     return BertConfig(**sizes, **options, timed=timed)
 
