@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "weights": "errors",
     "process": "types schedule draw errors",
     "view": "types errors",
-    "model": "types mask errors describe",
+    "model": "types mask errors describe weights",
     "adapt": "types mask errors model",
     "objective": "types schedule mask process errors",
     "sample": "types schedule mask draw process errors",

@@ -242,6 +242,13 @@ def evaluate(
         f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
         + ("" if model.causal else f", {draws} draws a row")
     )
+    if found.unknown:
+        print(
+            f"note: {found.unknown} of the tokens are unknown to the tokenizer; what they stood "
+            "for is lost, so this is no bound for the text itself"
+        )
+    if not model.tokenizer.faithful:
+        print("note: this tokenizer changes texts; the bits are of what it keeps")
 
 
 @app.command()

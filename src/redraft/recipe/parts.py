@@ -1,5 +1,11 @@
 """What several recipes say in the same words."""
 
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from redraft.data.corpus import Corpus
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing
 from redraft.errors import BadInput
 from redraft.model.llama import LlamaConfig
@@ -17,6 +23,15 @@ def tokens(kind: str, vocab: int) -> Bytes | Chars | Bpe | Existing:
     if kind.endswith(".json"):
         return Existing(kind)
     raise BadInput(f"tokenizer={kind!r}: choose bytes, chars, bpe or the path of a tokenizer.json")
+
+
+def counts(corpus: Corpus) -> Int[Tensor, " V"]:
+    """How often every token occurs in the training text."""
+    size = corpus.tokenizer.vocab_size
+    found = np.zeros(size, np.int64)
+    for shard in corpus.tokens("train").shards:
+        found += np.bincount(shard, minlength=size)
+    return torch.from_numpy(found)
 
 
 def small_llama(vocab: int, width: int, depth: int, length: int) -> LlamaConfig:

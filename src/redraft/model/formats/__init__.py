@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: their settings and names, translated into ours."""
