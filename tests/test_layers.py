@@ -8,7 +8,7 @@ import pytest
 
 import redraft
 
-BASE = "types errors files describe schedule mask draw levels weights"
+BASE = "types errors files describe schedule mask draw levels weights condition"
 RUNS = f"{BASE} process model adapt objective sample data train eval"
 MAY_IMPORT = {
     "errors": "",
@@ -20,17 +20,19 @@ MAY_IMPORT = {
     "describe": "errors",
     "files": "errors",
     "weights": "errors",
+    "condition": "types errors",
     "process": "types schedule draw errors",
     "view": "types errors",
     "model": "types mask errors describe",
     "adapt": "types mask errors model",
-    "objective": "types schedule mask process errors",
+    "objective": "types schedule mask condition process errors",
     "sample": "types schedule mask draw process errors",
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
-    "eval": "types errors files levels data objective view",
+    "eval": "types errors files levels condition data objective view",
     "loading": (
-        "types errors describe schedule mask weights process model adapt objective sample data"
+        "types errors describe schedule mask weights condition process model adapt objective "
+        "sample data"
     ),
     "choose": "errors sample",
     "recipe": RUNS,
