@@ -6,7 +6,7 @@ By a network that knows classes: `Mixed` and `Tempered`, which agree at gamma 0 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -140,6 +140,7 @@ class Tempered(Guided):
         return None
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """What `Judged` asks."""
 
