@@ -20,12 +20,12 @@ Labels = Int[Tensor, " B"]
 
 @runtime_checkable
 class Attribute(Protocol):
-    """The class of every row, from its tokens alone: 0 to `classes` - 1."""
+    """The class of every row, from its tokens alone: 0 to `classes` - 1.
 
-    @property
-    def classes(self) -> int:
-        """How many there are; the number after the last is the null class: not told."""
-        ...
+    Class number `classes` is the null class: not told.
+    """
+
+    classes: ClassVar[int]
 
     def __call__(self, tokens: Tokens) -> Labels:
         """One class a row."""
