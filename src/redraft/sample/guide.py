@@ -4,9 +4,8 @@ By a network that knows classes: `Mixed` and `Tempered`, which agree at gamma 0 
 (told the class) and nowhere else. By a classifier of noisy texts: `Judged`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -142,13 +141,18 @@ class Tempered(Guided):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What `Judged` asks."""
+    """What exact guidance asks."""
 
     def __call__(
         self, x: Tokens, t: Time | None, *, mask, real: Where | None
     ) -> Float[Tensor, "B C"]:
         """Logits of the classes."""
         ...
+
+
+@runtime_checkable
+class Sloped(Protocol):
+    """What first-order guidance asks."""
 
     def slopes(
         self, x: Tokens, t: Time | None, label: Int[Tensor, " B"], *, mask, real: Where | None
@@ -168,7 +172,7 @@ class Judged(Guided):
     exact: bool = False
 
     def between(
-        self, predict: Predict, classifier: Classifier, label: int, mask: Mask | None = None
+        self, predict: Predict, classifier: Any, label: int, mask: Mask | None = None
     ) -> Predict:
         """What `step` takes: the belief, and log p(label | one token changed) for every change."""
         visible, judge = Full() if mask is None else mask, one_by_one if self.exact else linear
@@ -192,12 +196,9 @@ class Judged(Guided):
         return None if self.gamma else two[:, 0]
 
 
-Judge = Callable[[Classifier, Discrete, Canvas, Time, int, Mask], Logits]
-
-
 @torch.no_grad()
 def linear(
-    classifier: Classifier, process: Discrete, canvas: Canvas, t: Time, label: int, mask: Mask
+    classifier: Sloped, process: Discrete, canvas: Canvas, t: Time, label: int, mask: Mask
 ) -> Logits:
     """log p(label | xt) plus the slope along each change: exact if it is linear in one-hots."""
     xt = canvas.tokens
