@@ -34,12 +34,13 @@ MAY_IMPORT = {
         "types errors describe schedule mask weights condition process model adapt objective "
         "sample data"
     ),
+    "guided": "types errors condition process objective sample loading",
     "choose": "errors sample",
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "demo": f"{RUNS} view loading recipe progress reporting",
-    "cli": f"{RUNS} view choose loading recipe progress reporting demo",
+    "cli": f"{RUNS} view choose guided loading recipe progress reporting demo",
     "__init__": "errors loading",
     "__main__": "cli",
 }

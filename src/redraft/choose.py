@@ -24,6 +24,11 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
     """
     from redraft.sample import ancestral, first_hitting, unmask
 
+    if getattr(model, "own_steps", False):
+        if order not in (None, Order.ancestral):
+            raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
+        refuse("this guidance", given, "temperature", "top-k", "top-p", "threshold")
+        return model.sampler(given["steps"] or tokens)
     if given["temperature"] == 0:
         refuse("--temperature 0", given, "top-k", "top-p")
     choice = [given[name] for name in ("temperature", "top-k", "top-p")]
