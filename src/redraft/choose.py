@@ -58,6 +58,11 @@ def drawing(draw, given: dict):
     """How tokens are chosen."""
     from redraft.sample import unmask
 
+    if getattr(model, "own_steps", False):
+        if order not in (None, Order.ancestral):
+            raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
+        refuse("this guidance", given, "temperature", "top-k", "top-p", "threshold")
+        return model.sampler(given["steps"] or tokens)
     if given["temperature"] == 0:
         refuse("--temperature 0", given, "top-k", "top-p")
     choice = [given[name] for name in ("temperature", "top-k", "top-p")]

@@ -131,17 +131,26 @@ def generate(
     top_p: TopP = None,
     threshold: Threshold = None,
     correct: Correct = None,
+    label: Annotated[int | None, typer.Option(help="write towards this class")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0.0, help="how strongly; 1: as told, more: more so")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="a run of `classifier` that guides; --label default: 1")
+    ] = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
 ) -> None:
     """Write texts."""
+    from redraft.guided import guided
     from redraft.loading import WRITING, newest, open_pretrained
 
     if checkpoint is None:
         checkpoint = newest(RUNS)
         print(f"by {checkpoint}", file=sys.stderr)
-    model = open_pretrained(checkpoint)
+    judge = None if classifier is None else open_pretrained(classifier)
+    model = guided(open_pretrained(checkpoint), label, guidance, judge)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     sampler = sampler_of(model, tokens, order, Order.random, WRITING, given)

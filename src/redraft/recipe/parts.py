@@ -9,6 +9,8 @@ from redraft.data.corpus import Corpus
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing
 from redraft.errors import BadInput
 from redraft.model.llama import LlamaConfig
+from redraft.process.mixing import Mixing
+from redraft.process.reading import Others
 from redraft.train.loop import Plan
 
 
@@ -32,6 +34,15 @@ def counts(corpus: Corpus) -> Int[Tensor, " V"]:
     for shard in corpus.tokens("train").shards:
         found += np.bincount(shard, minlength=size)
     return torch.from_numpy(found)
+
+
+def noise(kind: str, vocab: int, mask_id: int) -> Mixing:
+    """A process by its word: masked, or uniform."""
+    if kind == "masked":
+        return Mixing(vocab, mask_id)
+    if kind == "uniform":
+        return Mixing(vocab, mask_id, p_uniform=1.0, reading=Others())
+    raise BadInput(f"process={kind!r}: choose masked or uniform")
 
 
 def small_llama(vocab: int, width: int, depth: int, length: int) -> LlamaConfig:
