@@ -12,6 +12,7 @@ import typer
 
 from redraft.choose import Order, options, sampler_of
 from redraft.errors import BadInput, Diverged
+from redraft.lab.commands import app as lab
 
 app = typer.Typer(
     help="Diffusion language models: train, sample, infill and evaluate them.",
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(lab, name="lab")
 
 
 @app.callback()

@@ -156,8 +156,10 @@ def random_ngram(
     """An n-gram with random tables, in each of which a share of the symbols never follows."""
     check(vocab, zeros)
     if order < 2 or vocab ** (order - 1) > 4096:
-        raise BadInput(f"an n-gram of order {order} over {vocab} symbols: order 2 or more, and at "
-                       "most 4096 states")
+        raise BadInput(
+            f"an n-gram of order {order} over {vocab} symbols: order 2 or more, and at "
+            "most 4096 states"
+        )
     return ngram(random_rows(*[vocab] * order, seed=seed, zeros=zeros, spread=spread))
 
 
@@ -181,10 +183,11 @@ def check(vocab: int, zeros: float) -> None:
 
 def copy_pairs(vocab: int) -> Language:
     """Pairs of equal symbols, one pair after the other, each uniform: x2 = x1, x4 = x3."""
-    eye, uniform = torch.eye(vocab, dtype=torch.float64), torch.full((vocab,) * 2, 1 / vocab)
+    eye = torch.eye(vocab, dtype=torch.float64)
+    uniform = torch.full_like(eye, 1 / vocab)
     none = torch.zeros_like(eye)
-    move = torch.cat([torch.cat([none, eye], 1), torch.cat([uniform.double(), none], 1)])
-    start = torch.cat([uniform[0].double(), none[0]])
+    move = torch.cat([torch.cat([none, eye], 1), torch.cat([uniform, none], 1)])
+    start = torch.cat([uniform[0], none[0]])
     return Language(start, move, torch.cat([eye, eye]))
 
 

@@ -92,7 +92,9 @@ class Law:
     @property
     def kl(self) -> float:
         """KL(q || p) in nats."""
-        return torch.where(self.data > 0, self.data * (self.data / self.drawn).log(), 0).sum().item()
+        return (
+            torch.where(self.data > 0, self.data * (self.data / self.drawn).log(), 0).sum().item()
+        )
 
     @property
     def sequence_error_rate(self) -> float:
