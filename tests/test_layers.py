@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "demo": f"{RUNS} view loading recipe progress reporting",
-    "lab": f"{RUNS} choose loading recipe progress",
+    "lab": f"{RUNS} view choose loading recipe progress",
     "cli": f"{RUNS} view choose loading recipe progress reporting demo lab",
     "__init__": "errors loading",
     "__main__": "cli",

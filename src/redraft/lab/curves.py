@@ -131,13 +131,16 @@ def needed(rows: Sequence[Row], measure: str, writer: str, length: int) -> int |
     """The smallest number of steps from which on a rate is as good as it needs to be.
 
     A token error rate within 5 % of the language's own; a sequence error rate at most 10 % above
-    the writer's own at its largest number of steps, as a trained one does not reach 0.
+    the writer's own at its largest number of steps, as a trained one does not reach 0. None if it
+    never is, and for a writer whose sequences are mostly wrong at any number of steps.
     """
     mine = sorted(
         (r for r in rows if (r.measure, r.writer, r.length) == (measure, writer, length)),
         key=lambda row: row.steps,
     )
     own = 0.0 if writer == "exact" else mine[-1].value
+    if measure == "ser" and own > 0.5:
+        return None
     good = [row.value <= (NEAR * row.floor if measure == "ter" else own + FEW) for row in mine]
     for i, row in enumerate(mine):
         if all(good[i:]):

@@ -69,10 +69,9 @@ class Language:
     def possible(self, x: Tokens) -> Bool[Tensor, " B"]:
         """Whether q(x) > 0: some path through the exact zeros of the tables says x."""
         steps, says = (self.move > 0).double(), (self.emit > 0).T
-        reached = self.start > 0
-        for seen in says[x].unbind(1):
-            here = reached & seen
-            reached = (here.double() @ steps) > 0  # counts of paths, so exact
+        here = (self.start > 0) & says[x[:, 0]]
+        for seen in says[x[:, 1:]].unbind(1):
+            here = ((here.double() @ steps) > 0) & seen  # counts of paths, so exact
         return here.any(-1)
 
     def words(self, length: int) -> Tokens:

@@ -50,7 +50,7 @@ def panels(rows: Sequence, measure: str, label: str, path: Path) -> None:
     store(made, path)
 
 
-def frontier(lines: dict[str, Sequence[tuple[float, float]]], path: Path) -> None:
+def frontier(lines: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """Generative perplexity against entropy: one line a model, one point a temperature."""
     made, (axis,) = figure()
     made.set_size_inches(8, 5.5)

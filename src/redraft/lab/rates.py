@@ -124,7 +124,7 @@ def law_of_steps(oracle: Oracle, length: int, steps: int) -> Law:
     when = torch.cartesian_prod(*[torch.arange(steps)] * length).view(-1, length)
     earlier = when[:, None, :] < when[:, :, None]  # of each position, those shown before it
     code = (earlier * 2 ** torch.arange(length).flip(0)).sum(-1)
-    paths = sum(table[code[:, i], :, i] for i in range(length))
+    paths = torch.stack([table[code[:, i], :, i] for i in range(length)]).sum(0)
     log_q = oracle.language.log_prob(words)
     q = log_q.exp()
     lost = torch.where(q > 0, q * (log_q - paths), 0.0)

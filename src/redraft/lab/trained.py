@@ -9,6 +9,7 @@ L of them, the mark is forbidden and the law of the symbols stays what it was.
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -22,7 +23,7 @@ from redraft.loading import Pretrained, open_pretrained
 from redraft.process.mixing import Mixing
 from redraft.recipe.find import find
 from redraft.recipe.start import start
-from redraft.types import Rng
+from redraft.types import Denoiser, Rng
 
 SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 TOKENS = 1_000_000  # of the corpus
@@ -87,7 +88,7 @@ def writers(models: Sequence[Pretrained], language: Language) -> list[Writer]:
         allowed = torch.full((model.process.vocab_size,), -torch.inf)
         allowed[language.symbols] = 0.0
         name = "autoregressive" if model.causal else "trained"
-        only = Only(model.model, allowed)
+        only = Only(cast(Denoiser, model.model), allowed)
         found.append(Writer(name, only, model.process, model.causal, samples=SHARE))
     return found
 
