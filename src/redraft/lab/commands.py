@@ -40,7 +40,9 @@ def ter(
         return random_hmm(vocab, states, seed, zeros)
 
     many = numbers("lengths", lengths), numbers("steps", steps)
-    experiment.run(make(0.0), make(0.5), *many, samples, seconds, out, seed)
+    # Hidden states forgive: with half of an hmm's tables 0, most sequences are still possible.
+    strict = make(0.5 if language is Kind.ngram else 0.75)
+    experiment.run(make(0.0), strict, *many, samples, seconds, out, seed)
 
 
 def numbers(name: str, text: str) -> list[int]:
