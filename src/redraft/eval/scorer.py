@@ -105,5 +105,5 @@ def summary(nats: np.ndarray, size: np.ndarray, text: np.ndarray) -> Generative:
     _, number = np.unique(text, return_inverse=True)
     sums, sizes = np.bincount(number, nats), np.bincount(number, size)
     found = estimate(sums, sizes, np.arange(len(sums)), int(sizes.sum()))
-    low, high = (None if x is None else x * math.log(2) for x in (found.low, found.high))
+    low, high = (None if x is None else float(x) * math.log(2) for x in (found.low, found.high))
     return Generative(float(sums.sum() / sizes.sum()), low, high, found.tokens, len(sums))
