@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "demo": f"{RUNS} view loading recipe progress reporting",
-    "cli": f"{RUNS} view choose guided loading recipe progress reporting demo",
+    "lab": f"{RUNS} view choose loading recipe progress",
+    "cli": f"{RUNS} view choose guided loading recipe progress reporting demo lab",
     "__init__": "errors loading",
     "__main__": "cli",
 }

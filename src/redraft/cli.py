@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +10,7 @@ import typer
 
 from redraft.choose import Order, options, sampler_of
 from redraft.errors import BadInput, Diverged
+from redraft.lab.commands import app as lab
 
 app = typer.Typer(
     help="Diffusion language models: train, sample, infill and evaluate them.",
@@ -21,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(lab, name="lab")
 
 
 @app.callback()
@@ -71,7 +71,7 @@ def train(
 ) -> None:
     """Train a recipe; Ctrl-C saves and stops, --resume goes on."""
     from redraft.describe import describe
-    from redraft.progress import prepared, watch
+    from redraft.progress import prepared, stoppable, watch
     from redraft.recipe.find import find
     from redraft.recipe.start import start
 
@@ -90,30 +90,6 @@ def train(
     if told is not None and told.progress < 1:
         go_on = f"redraft train {recipe} --resume --out {out}"
         print(f"stopped at step {told.state.step}; go on with `{go_on}`")
-
-
-@contextmanager
-def stoppable():
-    """Ctrl-C and SIGTERM ask the loop to save and end; asked twice, they are what they were."""
-    asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-
-    def restore() -> None:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-    def ask(number, frame) -> None:
-        asked.append(number)
-        restore()
-        print("\nsaving, then stopping", file=sys.stderr)
-
-    for number in numbers:
-        signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        restore()
 
 
 @app.command()
@@ -297,6 +273,7 @@ def demo(
 ) -> None:
     """Real text in; a trained, evaluated and sampled diffusion language model out."""
     from redraft.demo import run
+    from redraft.progress import stoppable
 
     run(out, seconds, text, stoppable)
 
