@@ -29,6 +29,11 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
     """
     if model.causal:
         return leftmost(order, draw, given)
+    if getattr(model, "own_steps", False):
+        if order not in (None, Order.ancestral):
+            raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
+        refuse("this guidance", given, "temperature", "top-k", "top-p", "threshold", "correct")
+        return model.sampler(given["steps"] or tokens)
     if not model.process.absorbing:
         usual = Order.ancestral
     order = order or (usual if given["threshold"] is None else Order.confidence)
@@ -58,11 +63,6 @@ def drawing(draw, given: dict):
     """How tokens are chosen."""
     from redraft.sample import unmask
 
-    if getattr(model, "own_steps", False):
-        if order not in (None, Order.ancestral):
-            raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
-        refuse("this guidance", given, "temperature", "top-k", "top-p", "threshold")
-        return model.sampler(given["steps"] or tokens)
     if given["temperature"] == 0:
         refuse("--temperature 0", given, "top-k", "top-p")
     choice = [given[name] for name in ("temperature", "top-k", "top-p")]
