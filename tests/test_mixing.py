@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from redraft.process.mixing import EXAMPLES, Mixing
+from redraft.process.reading import X0, Others, Score
 from redraft.schedule import Cosine, CosineMDLM, LogLinear
 from redraft.types import Rng
 from tests.toy import Given
@@ -15,6 +16,7 @@ V, MASK = 5, 2
 DATA = torch.tensor([0.4, 0.3, 0.0, 0.2, 0.1], dtype=torch.float64)  # p(x0)
 PROCESSES = [*EXAMPLES, *(replace(process, schedule=Cosine()) for process in EXAMPLES)]
 every = pytest.mark.parametrize("process", PROCESSES, ids=str)
+SEEDS = Rng.seeds(0, 1, 2)
 
 
 def at(*times):
@@ -55,7 +57,8 @@ def test_the_marginal_is_the_kernel_and_steps_compose(process):
         process.marginal(rows, s)[0] @ kernel(process, a_t / a_s), kernel(process, a_t)
     )
     torch.testing.assert_close(
-        process.transition(at(0.3), torch.arange(V)[None])[0], kernel(process, 0.3).T
+        process.transition(torch.arange(V)[None], at(0.0), at(0.7))[0],
+        kernel(process, process.schedule.alpha(at(0.7)).item()).T,
     )
 
 
@@ -129,7 +132,8 @@ def test_reverse_draws_from_the_posterior(process, s):
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     when, token = torch.cartesian_prod(u, u).T
     grid = Given(when=when, token=token)
-    belief = process.log_x0(torch.tensor([0.3, -1.0, 9.0, 0.7, 0.1])).expand(1, n * n, V)
+    logits = torch.tensor([0.3, -1.0, 9.0, 0.7, 0.1])
+    belief = process.normalised(logits).expand(1, n * n, V)
     for xt in (0, 4) if process.p_uniform == 1 else (0, MASK, 4):
         canvas = torch.full((1, n * n), xt)
         certain = process.copy(belief, canvas)[:, :1]
@@ -142,11 +146,33 @@ def test_reverse_draws_from_the_posterior(process, s):
 @every
 def test_belief_is_normalised_and_never_the_mask(process):
     logits = torch.randn(3, 4, V, generator=torch.Generator().manual_seed(0))
-    p = process.log_x0(logits).exp()
+    xt = process.corrupt(torch.tensor([[0, 1, 3, 4]]).expand(3, 4), t := at(0.5, 0.5, 0.5), SEEDS)
+    p = process.log_x0(logits, xt, t).exp()
     assert (p[..., MASK] == 0).all()
-    torch.testing.assert_close(p.sum(-1), torch.ones(3, 4))
-    ratio = process.log_x0(logits)[..., 0] - process.log_x0(logits)[..., 4]
-    torch.testing.assert_close(ratio, logits[..., 0] - logits[..., 4])
+    torch.testing.assert_close(p.sum(-1).float(), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("p_uniform", [0.0, 0.3, 1.0])
+def test_the_readings_tell_of_the_same_belief(p_uniform):
+    """The exact p(x0 | xt), what the others say, and the exact ratios: one belief, one score."""
+    process, t = Mixing(V, MASK, p_uniform), at(0.6)
+    seen = [x for x in range(V) if p_uniform < 1 or x != MASK]
+    xt = torch.tensor([seen])
+    q = kernel(process, 0.4)
+    exact = bayes(process, t)[None, seen]
+    score = ((DATA @ q) / (DATA @ q)[xt][..., None]).log()
+    others = DATA.log().expand(1, len(seen), V)  # a single letter: the others say nothing
+    for reading, logits in ((X0(), exact.log()), (Others(), others), (Score(), score)):
+        process = replace(process, reading=reading)
+        told = process.copy(process.log_x0(logits, xt, t), xt).exp()
+        torch.testing.assert_close(told, exact, atol=1e-12, rtol=1e-9)
+        if p_uniform:
+            got = process.log_ratios(logits, xt, t).exp()
+        else:  # elsewhere than at masks the ratios of masked noise are never asked for
+            got = process.log_ratios(logits, xt, t).exp()[:, [MASK]]
+            score_here = score[:, [MASK]]
+        want = score.exp() if p_uniform else score_here.exp()
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
 
 
 def test_carry_over_is_for_those_that_cannot_be_noise():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from redraft.objective import nll as module
+from redraft.objective import chunked as module
 from redraft.objective.nll import nll, scored_nll
 from redraft.process.mixing import Mixing
 

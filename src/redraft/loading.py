@@ -2,25 +2,25 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
 
-from redraft.adapt.shift import NextToken
+from redraft.adapt.shift import NextToken, NextTokenConfig
 from redraft.data.tokenizer import Tokenizer
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.objective.ar import CrossEntropy
-from redraft.objective.nelbo import NELBO, AnyOrder
-from redraft.process.mixing import Mixing
+from redraft.objective.nelbo import NELBO
+from redraft.process.discrete import Discrete
+from redraft.sample.ancestral import Ancestral
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin, random
-from redraft.schedule import Linear
-from redraft.types import Canvas, Denoiser, Rng
+from redraft.types import Canvas, Denoiser, Objective, Rng
 from redraft.weights import FORMAT, load_weights
 
 WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
@@ -33,8 +33,9 @@ class Pretrained:
 
     model: nn.Module
     tokenizer: Tokenizer
-    process: Mixing
+    process: Discrete
     mask: Mask
+    trained: Objective  # what it was trained with
     length: int  # tokens of a canvas at most
     path: Path
 
@@ -44,14 +45,9 @@ class Pretrained:
         return isinstance(self.model, NextToken)
 
     @property
-    def objective(self) -> NELBO | AnyOrder | CrossEntropy:
+    def objective(self) -> Objective:
         """The tightest estimator of its likelihood."""
-        if self.causal:
-            return CrossEntropy(self.process)
-        if getattr(self.model, "timed", True):
-            # A schedule that ends above 0 would leave out a part of the bound.
-            return NELBO(replace(self.process, schedule=Linear()), mask=self.mask)
-        return AnyOrder(self.process, self.mask)
+        return self.trained.bound(getattr(self.model, "timed", True))
 
     def generate(
         self,
@@ -130,11 +126,12 @@ class Pretrained:
         """From rows with gaps to full ones."""
         if not rows:
             raise BadInput("asked for 0 texts")
-        canvas = blank(rows, self.process.mask_id, self.tokenizer.eos_id)
-        sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
         rng = Rng.seeds(*range(seed, seed + len(rows)))
+        blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)
+        canvas = self.process.start(blanks, rng)
+        sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
         yield canvas
-        yield from generate(self.predict(), canvas, sampler, rng)
+        yield from generate(self.predict(sampler), canvas, sampler, rng)
 
     def sampler(self, tokens: int) -> Sampler:
         """A good default for writing so many tokens: one a step, in any order.
@@ -144,11 +141,14 @@ class Pretrained:
         """
         if self.causal:
             return Unmask(leftmost, TopK(1), WRITING)
+        if not self.process.absorbing:
+            return Ancestral(self.process, max(1, tokens))
         return Unmask(random, Steps(max(1, tokens)), WRITING)
 
-    def predict(self) -> Predict:
-        """What it believes of a canvas."""
-        return bind(cast(Denoiser, self.model), self.process, self.mask)
+    def predict(self, sampler: Sampler) -> Predict:
+        """What it believes of a canvas, in the terms of the sampler."""
+        ratios = getattr(sampler, "ratios", False)
+        return bind(cast(Denoiser, self.model), self.process, self.mask, ratios)
 
     def texts(self, canvas: Canvas) -> list[str]:
         """The rows as text, up to the end mark if there is one behind what was given."""
@@ -179,6 +179,7 @@ def open_pretrained(path: str | Path) -> Pretrained:
     try:
         parts = [build(config[key]) for key in ("model", "process", "mask")]
         length = int(config["length"])
+        trained = build(config["objective"]) if "objective" in config else earlier(*parts)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise BadInput(f"{folder / 'config.json'}: {error}") from None
@@ -194,7 +195,14 @@ def open_pretrained(path: str | Path) -> Pretrained:
         model = shape.build()
     average = folder / "ema.safetensors"
     load_weights(model, average if average.exists() else folder / "model.safetensors")
-    return Pretrained(model.eval(), tokenizer, process, mask, length, folder)
+    return Pretrained(model.eval(), tokenizer, process, mask, trained, length, folder)
+
+
+def earlier(shape, process, mask: Mask) -> Objective:
+    """What checkpoints were trained with that do not say so."""
+    if isinstance(shape, NextTokenConfig):
+        return CrossEntropy(process)
+    return NELBO(process, mask=mask)
 
 
 def resolve(path: Path) -> Path:

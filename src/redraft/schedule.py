@@ -27,6 +27,10 @@ class Schedule(ABC):
     def time(self, alpha: T) -> T:
         """The inverse of alpha, clamped to [0, 1]."""
 
+    def complete(self) -> "Schedule":
+        """The same course, with nothing left at t = 1."""
+        return self
+
     def sigma(self, t: T) -> T:
         """Total noise -log alpha(t) (SEDD, MDLM)."""
         return -self.alpha(t).log()
@@ -68,6 +72,9 @@ class LogLinear(Schedule):
 
     def time(self, alpha: T) -> T:
         return ((1 - alpha) / (1 - self.eps)).clamp(0, 1)
+
+    def complete(self) -> Schedule:
+        return Linear()
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,9 @@ class CosineMDLM(Schedule):
     def time(self, alpha: T) -> T:
         cosine = (alpha - self.eps) / (1 - self.eps)
         return torch.acos(cosine.clamp(0, 1)) * 2 / math.pi
+
+    def complete(self) -> Schedule:
+        return CosineMDLM()
 
 
 EXAMPLES = (Linear(), LogLinear(1e-6), Polynomial(2.0), Polynomial(0.5), Cosine(), CosineMDLM())

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,6 +100,23 @@ class Denoiser(Protocol):
 
     def head_parameters(self) -> list[Tensor]:
         """What `head` reads and training may change."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """From a batch to nats: what is learned, or what a likelihood is measured with."""
+
+    process: Any  # what the noise is
+    mask: Any  # who may attend to whom
+    exact: bool  # whether the nats are -log p(x0) itself and no bound on it
+
+    def scored(self, model: Denoiser, batch: Batch, rng: "Rng") -> "tuple[Loss, Tensor, Time]":
+        """The loss, the bound's nats at every position (detached), and t."""
+        ...
+
+    def bound(self, timed: bool) -> "Objective":
+        """The tightest estimator of the likelihood of a model that was trained with this."""
         ...
 
 

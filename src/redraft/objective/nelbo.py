@@ -1,37 +1,72 @@
-"""The continuous-time bound on -log p(x0), in nats, for every `Mixing` process.
+"""The continuous-time bound on -log p(x0), in nats, for every interpolating process.
 
-The diffusion-weighted score entropy of Lou et al. 2024, written for a network that predicts
-p(x0 | xt). For masked noise it is the weighted cross-entropy of Sahoo et al. 2024 (MDLM).
+The diffusion-weighted score entropy of Lou et al. 2024 (SEDD), for any reading of the network.
+With uniform noise it is the bound of UDLM (Schiff et al. 2024), with GIDD's noise that of GIDD
+(von Ruette et al. 2025); for masked noise the weighted cross-entropy of Sahoo et al. 2024 (MDLM).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from redraft.errors import BadInput
 from redraft.mask import Documents, Full, Mask
+from redraft.objective.chunked import scored_by
 from redraft.objective.nll import scored_nll
 from redraft.objective.reduce import Weighing, per_target
+from redraft.process.discrete import Ids, Times
+from redraft.process.interpolating import Interpolating, Shares
 from redraft.process.mixing import Mixing
-from redraft.types import Batch, Denoiser, Logits, Loss, Rng, Time, Tokens, Where
+from redraft.process.reading import Score
+from redraft.types import Batch, Denoiser, Logits, Loss, Objective, Rng, Time, Tokens, Where
 
 Nats = Float[Tensor, "B L"]
+Ratios = Float[Tensor, "... V"]
+NEAR = 1e-5  # of t to its ends, in a general bound that is to be evaluated
 
 
-def jump_rate(process: Mixing, log_p: Logits, x0: Tokens, xt: Tokens, t: Time) -> Nats:
-    """Nats per unit of time: rate of jumps into xt, times how wrongly they are undone."""
-    schedule = process.schedule
-    clean = one_hot(x0, process.vocab_size).to(log_p)
-    truth = process.marginal(process.evidence(clean, xt, t), t)
-    guess = process.marginal(process.evidence(log_p.exp(), xt, t), t)
-    reached = guess.where(truth > 0, 1.0)  # 0 log 0 is 0, but its gradient would be NaN
-    bregman = guess - truth + torch.xlogy(truth, truth) - torch.xlogy(truth, reached)
-    jumps = -schedule.dalpha(t) / schedule.alpha(t) * process.noise.to(log_p)[xt]
-    return jumps * bregman.sum(-1)
+def jump_rate(
+    process: Interpolating, log_ratios: Ratios, x0: Ids, xt: Ids, t: Times
+) -> Float[Tensor, "..."]:
+    """Nats per unit of time: rate of jumps into xt, times how wrongly they are undone.
+
+    sum over y of guess - truth + truth log(truth / guess), where truth = q(y | x0) / q(xt | x0)
+    and guess is the network's. Only two of its sums run over the vocabulary.
+    """
+    now, t = process.shares(t), t.expand(xt.shape)
+    now = Shares(*(each.expand(xt.shape).to(log_ratios) for each in astuple(now)))
+    whole = now.kept * (x0 == xt) + process.at(now, xt)  # q(xt | x0)
+    right = log_ratios.gather(-1, x0[..., None]).squeeze(-1)
+    cross = torch.xlogy(now.kept, now.kept + process.at(now, x0)) - times(now.kept, right)
+    cross = cross + sums(process, now, log_ratios, x0)
+    bregman = log_ratios.exp().sum(-1) + (cross - 1) / whole - whole.log() / whole
+    return process.rate(xt, t).to(bregman) * bregman
+
+
+def sums(process: Interpolating, now: Shares, log_ratios: Ratios, x0: Ids) -> Times:
+    """sum over y of noise(y) (log q(y | x0) - log guess(y))."""
+    each = now.random / process.real
+    if process.absorbing:
+        random = torch.zeros_like(each)
+    else:
+        total = log_ratios.sum(-1)
+        if process.mask_id is not None:
+            total = total - log_ratios[..., process.mask_id]
+        at_x0 = torch.log(now.kept + each) - torch.log(each)
+        random = each * (process.real * torch.log(each) + at_x0 - total)
+    if process.mask_id is None:
+        return random
+    masked = torch.xlogy(now.masked, now.masked)
+    return random + masked - times(now.masked, log_ratios[..., process.mask_id])
+
+
+def times(share: Times, log: Times) -> Times:
+    """share * log, and 0 where there is no share, also for the gradient."""
+    return share * log.where(share > 0, 0.0)
 
 
 def masked_rate(process: Mixing, log_p: Logits, x0: Tokens, xt: Tokens, t: Time) -> Nats:
@@ -54,6 +89,12 @@ def stratified(batch: Batch, rng: Rng, low: float = 0.0, high: float = 1.0) -> T
     return (low + (high - low) * u)[:, None]
 
 
+def masked_only(name: str, process: Mixing) -> None:
+    """BadInput for a process or a reading that the weighted cross-entropy is not the bound of."""
+    if not process.absorbing or isinstance(process.reading, Score):
+        raise BadInput(f"{name} is the bound of masked noise alone; use GeneralNELBO")
+
+
 @dataclass(frozen=True)
 class NELBO:
     """A Monte-Carlo draw of the masked bound: stratified t, head on masked positions only."""
@@ -62,10 +103,10 @@ class NELBO:
     reduce: Callable[..., Weighing] = per_target
     mask: Mask = Full()
     t_min: float = 0.0  # above 0 the bound misses (0, t_min): less variance, a small bias
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.process.p_uniform > 0:
-            raise BadInput("NELBO is the bound of masked noise alone; use GeneralNELBO")
+        masked_only("NELBO", self.process)
 
     def noise(self, batch: Batch, rng: Rng) -> tuple[Time, Tokens]:
         """t and the corrupted rows; what is no target stays clean."""
@@ -91,14 +132,25 @@ class NELBO:
         total, nll = scored_nll(model, self.process, h, batch.tokens, way.weight, way.path)
         return Loss(total, way.count), nll * rate.float(), t
 
+    def bound(self, timed: bool) -> Objective:
+        """Without what a schedule leaves; by counting where the network is not told the time."""
+        if not timed:
+            return AnyOrder(self.process, self.mask)
+        return NELBO(self.process.complete(), mask=self.mask)
+
 
 @dataclass(frozen=True)
 class GeneralNELBO:
-    """The bound for any mixture of masking and random tokens, with dense probabilities."""
+    """The bound for any interpolating noise and any reading of the network.
 
-    process: Mixing
+    t is drawn from (t_min, 1 - t_min): the rate has 1 / alpha and 1 / (1 - alpha) in it. What
+    that leaves out is of the order of t_min.
+    """
+
+    process: Interpolating
     mask: Mask = Full()
-    t_min: float = 1e-3  # the general rate divides by alpha and by 1 - alpha
+    t_min: float = 1e-3
+    exact: ClassVar[bool] = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt the targets, denoise, score."""
@@ -109,11 +161,23 @@ class GeneralNELBO:
         t = stratified(batch, rng, self.t_min, 1 - self.t_min)
         xt = self.process.corrupt(batch.tokens, t, rng.fold("noise"))
         xt = torch.where(batch.target, xt, batch.tokens)
-        logits = model(xt, t, mask=self.mask & Documents(batch.doc)).double()
-        log_p = self.process.copy(self.process.log_x0(logits), xt)
-        rate = jump_rate(self.process, log_p, batch.tokens, xt, t) * (1 - 2 * self.t_min)
-        nats = rate * batch.target
-        return Loss(nats.sum(), batch.target.sum()), nats.detach(), t
+        h = model.features(xt, t, mask=self.mask & Documents(batch.doc))
+        where = batch.target & self.process.noisy(xt) if self.process.absorbing else batch.target
+        rows = (batch.tokens, xt, t)
+        total, nats = scored_by(model, self.process.vocab_size, self.each, h, where, *rows)
+        return Loss(total, batch.target.sum()), nats, t
+
+    def each(
+        self, logits: Float[Tensor, "n V"], x0: Ids, xt: Ids, t: Times
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Losses and nats of some positions."""
+        ratios = self.process.log_ratios(logits, xt, t)
+        nats = jump_rate(self.process, ratios, x0, xt, t) * (1 - 2 * self.t_min)
+        return nats, nats
+
+    def bound(self, timed: bool) -> Objective:
+        """The same, closer to the ends and without what a schedule leaves."""
+        return replace(self, process=self.process.complete(), t_min=NEAR)
 
 
 @dataclass(frozen=True)
@@ -126,10 +190,10 @@ class AnyOrder:
 
     process: Mixing
     mask: Mask = Full()
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.process.p_uniform > 0:
-            raise BadInput("AnyOrder is the bound of masked noise alone; use GeneralNELBO")
+        masked_only("AnyOrder", self.process)
 
     def noise(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, "B 1"], Where]:
         """The share k/n of each row, and which positions are masked."""
@@ -150,3 +214,7 @@ class AnyOrder:
         h = model.features(xt, None, mask=self.mask & Documents(batch.doc))
         total, nll = scored_nll(model, self.process, h, batch.tokens, noised / share)
         return Loss(total, batch.target.sum()), nll / share.float(), share
+
+    def bound(self, timed: bool) -> Objective:
+        """Itself."""
+        return self

@@ -1,4 +1,9 @@
-"""What a network's logits mean: a choice that masked noise never has to make."""
+"""What a network's logits mean. Said once, here; nowhere else may it be asked.
+
+For masked noise the first two readings agree wherever it matters. For any other noise mixing them
+up is silent and wrong: at the optimum one is p(x0 | xt), the other leaves out what the position
+itself shows, and only one of them makes a published formula a tight bound.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,35 +12,79 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Belief = Float[Tensor, "*N V"]
+Logits = Float[Tensor, "... V"]
+Ids = Int[Tensor, "..."] | None
+Times = Float[Tensor, "..."] | None  # broadcasts to the ids
+
+
+def logged(x: Logits) -> Logits:
+    """log, with a floor for what has underflowed, so that its gradient is 0 and not NaN."""
+    return x.clamp(min=torch.finfo(x.dtype).tiny).log()
 
 
 class Reading(ABC):
-    """Subclasses turn logits into log p(x0 | xt), normalised and without [MASK]."""
+    """Logits to a belief about x0, and to the ratios that reverse a jump process."""
+
+    timeless = False  # whether the belief is a function of the logits alone
 
     @abstractmethod
-    def log_x0(self, process, logits: Belief, xt: Int[Tensor, "*N"], t) -> Belief:
-        """The belief."""
+    def log_x0(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        """log p(x0 | xt), normalised, [MASK] excluded."""
 
-
-def unmasked(logits: Belief, mask_id: int) -> Belief:
-    """Log-probabilities of all but [MASK]."""
-    mask = torch.tensor([mask_id], device=logits.device)
-    return logits.index_fill(-1, mask, -torch.inf).log_softmax(-1)
+    @abstractmethod
+    def log_ratios(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        """log q(xt with y in this place) / q(xt), for every y: SEDD's concrete score."""
 
 
 @dataclass(frozen=True)
 class X0(Reading):
-    """p(x0 | xt)."""
+    """softmax(logits) is p(x0 | xt): all that is seen, the position itself included."""
 
-    def log_x0(self, process, logits: Belief, xt: Int[Tensor, "*N"], t) -> Belief:
-        return unmasked(logits, process.mask_id)
+    timeless = True
+
+    def log_x0(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        return process.normalised(logits)
+
+    def log_ratios(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        p = process.copy(self.log_x0(process, logits, xt, t), xt).exp()
+        return logged(process.marginal(process.evidence(p, xt, t), t))
 
 
 @dataclass(frozen=True)
 class Others(Reading):
-    """p(x0 | the other positions of xt)."""
+    """softmax(logits) is p(x0 | the other positions of xt), what plug-in formulas learn.
 
-    def log_x0(self, process, logits: Belief, xt: Int[Tensor, "*N"], t) -> Belief:
-        seen = process.transition(xt, torch.zeros_like(t), t).log()
-        return (unmasked(logits, process.mask_id).double() + seen).log_softmax(-1).to(logits.dtype)
+    UDLM, GIDD and D3PM put the prediction in the place of x0 in q(xs | xt, x0); the optimum of
+    their bound is then the leave-one-out belief. p(x0 | xt) is that times q(xt | x0).
+    """
+
+    def log_x0(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        likely = process.transition(xt, torch.zeros_like(t), t).to(logits)
+        return (process.normalised(logits) + likely.log()).log_softmax(-1)
+
+    def log_ratios(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        guess = process.marginal(process.normalised(logits).exp(), t)
+        return logged(guess) - logged(guess.gather(-1, xt[..., None]))
+
+
+@dataclass(frozen=True)
+class Score(Reading):
+    """The logits are the log ratios themselves (SEDD, Lou et al. 2024), nothing normalised.
+
+    `scaled`, for masked noise, takes off log(1/alpha - 1) + log(V - 1), so that a fresh network
+    is of the right size at every t.
+    """
+
+    scaled: bool = False
+
+    def log_ratios(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        if self.scaled:
+            kept = process.shares(t).kept
+            size = torch.log((1 - kept) / kept) + torch.log(kept.new_tensor(logits.shape[-1] - 1))
+            logits = logits - size[..., None].to(logits)
+        return logits.scatter(-1, xt[..., None], 0.0)
+
+    def log_x0(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
+        weights = process.undone(self.log_ratios(process, logits, xt, t).double().exp(), t)
+        p = weights.clamp(min=0) * process.transition(xt, torch.zeros_like(t), t)
+        return process.normalised(p.clamp(min=1e-300).log()).to(logits)

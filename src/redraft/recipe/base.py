@@ -1,16 +1,13 @@
 """A run is a value: everything needed to train, and nothing else."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from redraft.adapt.shift import NextTokenConfig
 from redraft.data.corpus import Corpus
 from redraft.data.source import Text
 from redraft.errors import BadInput
-from redraft.model.dit import DitConfig
-from redraft.model.llama import LlamaConfig
-from redraft.objective.ar import CrossEntropy
-from redraft.objective.nelbo import NELBO, AnyOrder
 from redraft.train.loop import Plan
+from redraft.types import Objective
 
 
 @dataclass(frozen=True)
@@ -20,8 +17,8 @@ class Run:
     name: str
     data: Text
     length: int  # tokens of a row: the context
-    model: LlamaConfig | DitConfig | NextTokenConfig
-    objective: NELBO | AnyOrder | CrossEntropy
+    model: Any  # a network's configuration: vocab_size, max_len and build()
+    objective: Objective
     plan: Plan
     seed: int = 0
     eval_rows: int = 64  # held-out rows that each evaluation during training looks at

@@ -109,6 +109,7 @@ def card(run: Run, corpus: Corpus, folder: Path) -> None:
         "model": describe(run.model),
         "process": describe(run.objective.process),
         "mask": describe(run.objective.mask),
+        "objective": describe(run.objective),
         "length": run.length,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

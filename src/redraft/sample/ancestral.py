@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from redraft.process.discrete import Discrete
+from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
 from redraft.types import Canvas, Logits, Rng, Time
 
@@ -14,7 +16,7 @@ class Ancestral:
     many steps cost little more than the tokens they write (MDLM's cached sampler).
     """
 
-    process: Mixing
+    process: Discrete
     n: int = 256
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
@@ -30,9 +32,14 @@ class Ancestral:
         xs = self.process.reverse(logp, canvas.tokens, t, s.masked_fill(last, 0.0), rng)
         tokens = canvas.tokens.where(~canvas.open, xs)
         noisy = canvas.noisy & ~(canvas.window & last)
-        if self.process.p_uniform == 0:
-            noisy = noisy & ~(canvas.window & (tokens != self.process.mask_id))
+        if self.process.absorbing:
+            noisy = noisy & ~(canvas.window & ~self.process.noisy(tokens))
         return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
 
 
-EXAMPLES = (Ancestral(Mixing(7, 3), n=5), Ancestral(Mixing(7, 3), n=40))
+EXAMPLES = (
+    Ancestral(Mixing(7, 3), n=5),
+    Ancestral(Mixing(7, 3), n=40),
+    Ancestral(Mixing(7, 3, 1.0), n=6),
+    Ancestral(Gidd(7, 3), n=6),
+)

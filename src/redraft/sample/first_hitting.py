@@ -21,8 +21,8 @@ class FirstHitting:
     process: Mixing
 
     def __post_init__(self) -> None:
-        if self.process.p_uniform > 0:
-            raise BadInput("FirstHitting is exact for masked noise alone; use Ancestral")
+        if not self.process.absorbing:
+            raise BadInput("first-hitting is exact for masked noise alone; use ancestral")
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """When the next mask is lifted."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from redraft.mask import Documents, Full, Mask
-from redraft.process.mixing import Mixing
+from redraft.process.discrete import Discrete
 from redraft.types import Canvas, Denoiser, Logits, Rng, Time
 
 Predict = Callable[[Canvas, Time | None], Logits]
@@ -15,7 +15,10 @@ Predict = Callable[[Canvas, Time | None], Logits]
 
 @runtime_checkable
 class Sampler(Protocol):
-    """One pure step; `time` is what a network that wants t is told before it."""
+    """One pure step; `time` is what a network that wants t is told before it.
+
+    A sampler with `ratios = True` is given log q(y) / q(xt) where others are given log p(x0).
+    """
 
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:
         """t of each row, or None for the share of noise."""
@@ -26,9 +29,15 @@ class Sampler(Protocol):
         ...
 
 
-def bind(model: Denoiser, process: Mixing, mask: Mask | None = None) -> Predict:
-    """What the model believes of every position of a canvas: normalised, without [MASK]."""
+def bind(
+    model: Denoiser, process: Discrete, mask: Mask | None = None, ratios: bool = False
+) -> Predict:
+    """What the model believes of every position of a canvas: normalised, without [MASK].
+
+    With `ratios`, the log of q(y) / q(xt) instead, which samplers that follow jump rates read.
+    """
     visible = Full() if mask is None else mask
+    read = process.log_ratios if ratios else process.log_x0
 
     @torch.no_grad()
     def predict(canvas: Canvas, t: Time | None) -> Logits:
@@ -37,9 +46,10 @@ def bind(model: Denoiser, process: Mixing, mask: Mask | None = None) -> Predict:
             share = canvas.noisy.sum(-1, keepdim=True).double() / real
             t = process.schedule.time(1 - share)
         seen = visible & Documents(canvas.doc)
-        return process.log_x0(model(canvas.tokens, t, mask=seen).float())
+        return read(model(canvas.tokens, t, mask=seen).float(), canvas.tokens, t)
 
-    return predict if getattr(model, "timed", True) else Reuse(predict)
+    timeless = not ratios and process.reading.timeless and not getattr(model, "timed", True)
+    return Reuse(predict) if timeless else predict
 
 
 class Reuse:
