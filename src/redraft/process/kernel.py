@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -63,7 +64,7 @@ def check_clock(exponents: tuple[float, ...], states: int, steps: int) -> None:
     """BadInput unless the exponents rise from 0."""
     if states < 2 or steps < 1:
         raise BadInput(f"a kernel needs 2 states and 1 step, not {states} and {steps}")
-    rising = all(a < b for a, b in zip(exponents, exponents[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(exponents))
     if len(exponents) < 2 or exponents[0] != 0 or not rising:
         raise BadInput("the exponents of a kernel must begin with 0 and rise")
 
@@ -169,7 +170,7 @@ class Reflected(Kernel):
         return self.ahead(one_hot(x, self.states).double(), i, j)
 
     def heat(self, w: Rows, a: Float[Tensor, " N"]) -> Rows:
-        """w after a time a. Reflecting ends are a ring of twice the states, and its mirror image."""
+        """w after a time a. Reflecting ends are a ring of twice the states: w and its mirror image."""
         wave = torch.fft.rfft(torch.cat([w, w.flip(-1)], -1)) * damping(self, a)
         moved = torch.fft.irfft(wave, 2 * self.states)[..., : self.states]
         return torch.where(a[:, None] > 0, positive(moved), w)
