@@ -170,7 +170,7 @@ class Reflected(Kernel):
         return self.ahead(one_hot(x, self.states).double(), i, j)
 
     def heat(self, w: Rows, a: Float[Tensor, " N"]) -> Rows:
-        """w after a time a. Reflecting ends are a ring of twice the states: w and its mirror image."""
+        """w after a time a: reflecting ends are a ring that holds w and its mirror image."""
         wave = torch.fft.rfft(torch.cat([w, w.flip(-1)], -1)) * damping(self, a)
         moved = torch.fft.irfft(wave, 2 * self.states)[..., : self.states]
         return torch.where(a[:, None] > 0, positive(moved), w)

@@ -17,7 +17,7 @@ from redraft.process.discrete import Discrete
 from redraft.process.graph import Neighbours, pack
 from redraft.process.kernel import Gaussian, Reflected
 from redraft.process.reading import Others, Reading
-from redraft.types import Rng, Time, Tokens, Where
+from redraft.types import Rng, Time, Tokens
 
 Times = Float[Tensor, "..."]
 
@@ -44,37 +44,33 @@ class Matrix(Discrete):
         return self.kernel.steps
 
     @property
+    def absorbing(self) -> bool:
+        return False
+
+    @property
     def noise(self) -> Float[Tensor, " V"]:
         """Where a token ends up."""
         even = torch.full((self.vocab_size,), 1 / self.kernel.states, dtype=torch.float64)
         return even.index_fill(0, torch.tensor([self.mask_id]), 0.0)
 
     def prior(self, like: Tokens, rng: Rng) -> Tokens:
-        """Draw pure noise, shaped like `like`."""
         return self.token((rng.fold("token").uniform(like) * self.kernel.states).long())
 
     def corrupt(self, x0: Tokens, t: Time, rng: Rng) -> Tokens:
-        """Draw xt from q(xt | x0)."""
         at = self.step(t).expand(x0.shape)
         moved = self.token(self.kernel.draw(self.state(x0), at, rng))
         return torch.where(x0 == self.mask_id, x0, moved)
 
     def marginal(self, w: Float[Tensor, "*N V"], t: Times) -> Float[Tensor, "*N V"]:
-        """The law of xt when x0 is distributed as w."""
         at = self.step(t).expand(w.shape[:-1]).flatten()
         real = self.without(w.double()).flatten(0, -2)
         moved = self.kernel.ahead(real, torch.zeros_like(at), at)
         return self.widen(moved.view(*w.shape[:-1], -1)).to(w)
 
     def transition(self, xt: Int[Tensor, "*N"], s: Times, t: Times) -> Float[Tensor, "*N V"]:
-        """q(xt | xs), over xs."""
         i, j = (self.step(each).expand(xt.shape).flatten() for each in (s, t))
         column = self.kernel.into(self.state(xt).flatten(), i, j)
         return self.widen(column.view(*xt.shape, -1))
-
-    def noisy(self, xt: Tokens) -> Where:
-        """None: a random token cannot be told from text."""
-        return xt == self.mask_id
 
     def step(self, t: Times) -> Int[Tensor, "..."]:
         """The number of the step at time t; BadInput between two steps."""
