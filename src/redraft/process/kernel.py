@@ -52,7 +52,7 @@ def pairs(i: Steps, j: Steps) -> Iterator[tuple[Bool[Tensor, " N"], int, int]]:
         yield (i == one) & (j == two), one, two
 
 
-def clocked(exponents: tuple[float, ...], steps: int, at: Steps) -> Float[Tensor, " N"]:
+def clocked(exponents: tuple[float, ...], steps: int, at: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """The exponent at a step: linear between values that are evenly spaced in time."""
     knots = torch.tensor(exponents, dtype=torch.float64, device=at.device)
     place = at.double() * (len(exponents) - 1) / steps
