@@ -118,8 +118,8 @@ def test_the_cosine_form_is_the_walk_with_reflecting_ends(a):
     R = torch.diag(torch.ones(N - 1).double(), 1) / 2
     R = R + R.T
     R = R - torch.diag(R.sum(-1))
-    got = Reflected(N, CLOCK, T).heat(EYE, torch.full((N,), a).double())
-    torch.testing.assert_close(got, torch.linalg.matrix_exp(a * R), rtol=0, atol=1e-9)
+    got = Reflected(N, CLOCK, T).heat(EYE, torch.full((N,), a, dtype=torch.float64))
+    torch.testing.assert_close(got, torch.linalg.matrix_exp(a * R), rtol=0, atol=1e-11)
 
 
 def test_far_from_the_ends_its_variance_is_its_exponent():
@@ -134,9 +134,12 @@ def test_far_from_the_ends_its_variance_is_its_exponent():
 @pytest.mark.parametrize("leap", [0.0, 0.3])
 @pytest.mark.parametrize("a", [0.01, 1.0, 40.0])
 def test_walking_and_leaping_is_the_exponential_of_the_rates(a, leap):
-    kernel, time = Neighbours(N, CLOCK, T, leap, pack(NEAR)), torch.full((N,), a).double()
+    kernel, time = (
+        Neighbours(N, CLOCK, T, leap, pack(NEAR)),
+        torch.full((N,), a, dtype=torch.float64),
+    )
     want = torch.linalg.matrix_exp(a * rate(NEAR, leap))
-    torch.testing.assert_close(kernel.heat(EYE, time), want, rtol=0, atol=1e-9)
+    torch.testing.assert_close(kernel.heat(EYE, time), want, rtol=0, atol=1e-11)
 
 
 def big(n=60, k=3, leap=0.0):
@@ -183,10 +186,12 @@ def test_absorbing_and_uniform_noise_have_their_closed_forms(p_uniform):
         beta = 1 / (T - t + 1)
         Q = (1 - beta) * torch.eye(V).double() + beta * process.noise
         product = product @ Q
-        got = process.marginal(torch.eye(V).double(), torch.full((V,), t / T).double())
+        got = process.marginal(torch.eye(V).double(), torch.full((V,), t / T, dtype=torch.float64))
         torch.testing.assert_close(got, product, rtol=1e-12, atol=1e-15)
         if not p_uniform:
-            masked = torch.full((V,), t / T).double().index_fill(0, torch.tensor([MASK]), 1.0)
+            masked = torch.full((V,), t / T, dtype=torch.float64).index_fill(
+                0, torch.tensor([MASK]), 1.0
+            )
             torch.testing.assert_close(got[:, MASK], masked, rtol=1e-12, atol=0)
     if not p_uniform:
         assert (got[:, MASK] == 1).all()
@@ -202,8 +207,10 @@ PROCESSES = [
 def counted(process, t, s, others):
     """p(xs | xt) by enumerating x0, xs and xt: rows xt."""
     n, eye = process.vocab_size, torch.eye(process.vocab_size).double()
-    to_s = process.marginal(eye, torch.full((n,), s).double())
-    step = process.transition(torch.arange(n), *(torch.full((n,), x).double() for x in (s, t))).T
+    to_s = process.marginal(eye, torch.full((n,), s, dtype=torch.float64))
+    step = process.transition(
+        torch.arange(n), *(torch.full((n,), x, dtype=torch.float64) for x in (s, t))
+    ).T
     joint = others[:, None, None] * to_s[:, :, None] * step  # (x0, xs, xt)
     return joint
 
@@ -219,7 +226,10 @@ def test_the_posterior_is_bayes_rule_in_any_number_of_steps(process, s):
     joint = counted(process, t, s, others)
     real = torch.arange(n) != process.mask_id
     want = (joint.sum(0) / joint.sum((0, 1)))[:, real].T
-    xt, times = torch.arange(n)[real], [torch.full((n - 1,), x).double() for x in (t, s)]
+    xt, times = (
+        torch.arange(n)[real],
+        [torch.full((n - 1,), x, dtype=torch.float64) for x in (t, s)],
+    )
     if isinstance(process.reading, Others):
         logits = others.log().expand(n - 1, n)
     else:
@@ -266,7 +276,7 @@ def test_the_prior_is_uniform_over_all_but_the_mask():
 def test_the_schedule_forgets_evenly(which):
     share = torch.rand(40, generator=torch.Generator().manual_seed(3)).double() ** 4 + 1e-3
     share /= share.sum()
-    kernel = informed(which, share, knots=10)
+    kernel = informed(replace(which, steps=10), share, knots=10)
     for step in range(11):
         rows = matrix(kernel, 0, step)
         joint = share[:, None] * rows
