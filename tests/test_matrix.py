@@ -19,7 +19,7 @@ from redraft.process.kernel import Gaussian, Reflected, between
 from redraft.process.matrix import EXAMPLES, Matrix
 from redraft.process.mixing import Mixing
 from redraft.process.reading import X0, Others
-from redraft.sample.ancestral import Ancestral
+from redraft.sample.ancestral import Ancestral, evenly
 from redraft.schedule import Cosine
 from redraft.types import Rng
 
@@ -316,6 +316,12 @@ def test_neighbours_of_a_large_vocabulary_fit_into_a_record():
     packed = pack(near)
     assert len(packed) < 450_000 and torch.equal(graph.unpack(packed, 32767), near)
     assert "packed" not in repr(Neighbours(N, CLOCK, T, 0.1, pack(NEAR)))
+
+
+def test_steps_that_divide_are_found():
+    process = PROCESSES[0]
+    assert [evenly(process, n).n for n in (1, 2, 5, 7, 12, 99)] == [1, 2, 6, 12, 12, 12]
+    assert evenly(Mixing(V, MASK, 1.0), 5).n == 5
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ redraft train d3pm kernel=gaussian tokenizer=bytes       # tokens become tokens 
 redraft train d3pm kernel=reflected                      # the same for large vocabularies
 """
 
+import torch
+
 from redraft.data.corpus import Corpus
 from redraft.data.neighbours import READ, frequencies, nearest, vectors
 from redraft.data.source import Text
@@ -14,6 +16,9 @@ from redraft.errors import BadInput
 from redraft.model.dit import DitConfig
 from redraft.objective.variational import Variational
 from redraft.process.discrete import Discrete
+from redraft.process.graph import Neighbours, pack
+from redraft.process.information import informed
+from redraft.process.kernel import Gaussian, Reflected
 from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Others
@@ -37,8 +42,8 @@ def recipe(
     kernel: str = "uniform",
     T: int = 1000,
     lam: float | None = None,
-    k: int = 5,
-    leap: float = 0.05,
+    k: int | None = None,
+    leap: float | None = None,
     positions: int | None = None,
     lr: float = 1e-3,
     ema: float | None = 0.999,
@@ -50,8 +55,8 @@ def recipe(
 ) -> Run:
     """D3PM with the network of `mdlm_dit`.
 
-    k neighbours and the rate of leaps are for kernel=neighbours; positions limits how many
-    tokens of a row are scored.
+    kernel=neighbours has k of them (5) and a rate of leaps to anywhere (0.05); positions limits
+    how many tokens of a row are scored.
     """
     data = Text(text, tokens(tokenizer, vocab))
     corpus = data.corpus()
@@ -81,45 +86,36 @@ def recipe(
     )
 
 
-def noise(kernel: str, corpus: Corpus, T: int, k: int, leap: float) -> Discrete:
+def noise(kernel: str, corpus: Corpus, T: int, k: int | None, leap: float | None) -> Discrete:
     """A process by the word a command line uses."""
     V, mask_id = corpus.tokenizer.vocab_size, corpus.tokenizer.mask_id
+    if kernel != "neighbours" and (k is not None or leap is not None):
+        raise BadInput(f"kernel={kernel} has no k and no leap; kernel=neighbours has")
     if kernel == "absorbing":
         return Mixing(V, mask_id)
     if kernel == "uniform":
         return Mixing(V, mask_id, 1.0, CosineMDLM(), Others())
-    kinds = {"gaussian": gaussian, "reflected": reflected, "neighbours": neighbours}
-    if kernel not in kinds:
-        raise BadInput(f"kernel={kernel!r}: choose absorbing, uniform, {', '.join(kinds)}")
-    return Matrix(V, mask_id, kinds[kernel](corpus, T, k, leap))
+    if kernel == "gaussian":
+        return Matrix(V, mask_id, Gaussian(V - 1, T))
+    if kernel == "reflected":
+        return Matrix(V, mask_id, reflected(corpus, T))
+    if kernel == "neighbours":
+        graph = neighbours(corpus, T, 5 if k is None else k, 0.05 if leap is None else leap)
+        return Matrix(V, mask_id, graph)
+    raise BadInput(
+        f"kernel={kernel!r}: choose absorbing, uniform, gaussian, reflected or neighbours"
+    )
 
 
-def gaussian(corpus: Corpus, T: int, k: int, leap: float):
-    """The paper's kernel for ordered states, with its linear betas."""
-    from redraft.process.kernel import Gaussian
-
-    return Gaussian(corpus.tokenizer.vocab_size - 1, T)
-
-
-def reflected(corpus: Corpus, T: int, k: int, leap: float):
-    """The same idea for any vocabulary, with the schedule by mutual information."""
-    import torch
-
-    from redraft.process.information import informed
-    from redraft.process.kernel import Reflected
-
+def reflected(corpus: Corpus, T: int) -> Reflected:
+    """Tokens near by number, with the schedule by mutual information."""
     states = corpus.tokenizer.vocab_size - 1
     share = torch.from_numpy(frequencies(stream(corpus), states))
     return informed(Reflected(states, (0.0, 1.0), T), share)
 
 
-def neighbours(corpus: Corpus, T: int, k: int, leap: float):
+def neighbours(corpus: Corpus, T: int, k: int, leap: float) -> Neighbours:
     """Tokens used alike, with the schedule by mutual information."""
-    import torch
-
-    from redraft.process.graph import Neighbours, pack
-    from redraft.process.information import informed
-
     states = corpus.tokenizer.vocab_size - 1
     if not 1 <= k < states:
         raise BadInput(f"k={k}: choose from 1 to {states - 1} neighbours")

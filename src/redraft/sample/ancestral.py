@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.gidd import Gidd
+from redraft.process.kernel import Reflected
 from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
 from redraft.types import Canvas, Logits, Rng, Time
@@ -45,9 +46,18 @@ class Ancestral:
         return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
 
 
+def evenly(process: Discrete, n: int) -> Ancestral:
+    """n steps, or the next number of steps that divides those of the process."""
+    if isinstance(process, Matrix):
+        fit = (m for m in range(min(n, process.steps), process.steps) if process.steps % m == 0)
+        n = next(fit, process.steps)
+    return Ancestral(process, n)
+
+
 EXAMPLES = (
     Ancestral(Mixing(7, 3), n=5),
     Ancestral(Mixing(7, 3), n=40),
     Ancestral(Mixing(7, 3, 1.0), n=6),
     Ancestral(Gidd(7, 3), n=6),
+    Ancestral(Matrix(7, 3, Reflected(6, (0.0, 1.0, 9.0), 12)), n=6),
 )
