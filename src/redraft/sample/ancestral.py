@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool
 from torch import Tensor
 
+from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.gidd import Gidd
+from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
 from redraft.types import Canvas, Logits, Rng, Time, Tokens
 
@@ -21,6 +23,12 @@ class Ancestral:
 
     process: Discrete
     n: int = 256
+
+    def __post_init__(self) -> None:
+        if isinstance(self.process, Matrix) and self.process.steps % self.n:
+            raise BadInput(
+                f"{self.n} steps do not divide the {self.process.steps} of the process evenly"
+            )
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """From 1 down to 1/n."""
