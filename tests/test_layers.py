@@ -8,7 +8,7 @@ import pytest
 
 import redraft
 
-BASE = "types errors files describe schedule mask draw levels weights"
+BASE = "types errors files describe schedule mask draw cache levels weights"
 RUNS = f"{BASE} process model adapt objective sample data train eval"
 MAY_IMPORT = {
     "errors": "",
@@ -22,15 +22,16 @@ MAY_IMPORT = {
     "weights": "errors",
     "process": "types schedule draw errors",
     "view": "types errors",
+    "cache": "types",
     "model": "types mask errors describe",
     "adapt": "types mask errors model",
     "objective": "types schedule mask process errors",
-    "sample": "types schedule mask draw process errors",
+    "sample": "types schedule mask draw cache process errors",
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
     "eval": "types errors files levels data objective view",
     "loading": (
-        "types errors describe schedule mask weights process model adapt objective sample data"
+        "types errors describe schedule mask cache weights process model adapt objective sample data"
     ),
     "choose": "errors sample",
     "recipe": RUNS,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.model.attention import Sight
-from redraft.model.layers import Angles, Attention, Heads, enter
+from redraft.model.layers import Angles, Attention, Heads, Store, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 Vector = Float[Tensor, "B #L C"]
@@ -90,10 +90,19 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.steer = nn.Linear(config.cond_width, 6 * width)
 
-    def forward(self, x: Features, c: Vector, angles: Angles, seen: Sight) -> Features:
+    def forward(
+        self,
+        x: Features,
+        c: Vector,
+        angles: Angles,
+        seen: Sight,
+        kv: Store | None = None,
+        layer: int = 0,
+    ) -> Features:
         """One layer."""
         shift, scale, gate, shift2, scale2, gate2 = self.steer(c).to(x.dtype).chunk(6, -1)
-        x = x + gate * self.attention(self.attention_norm(x, shift, scale), angles, seen)
+        read = self.attention(self.attention_norm(x, shift, scale), angles, seen, kv, layer)
+        x = x + gate * read
         hidden = F.gelu(self.up(self.mlp_norm(x, shift2, scale2)), approximate="tanh")
         return x + gate2 * self.down(hidden)
 
@@ -126,7 +135,13 @@ class Dit(nn.Module):
         return self.embedding(x)
 
     def features(
-        self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
+        self,
+        x: Tokens,
+        t: Time | None = None,
+        *,
+        mask: Mask,
+        at: Tokens | None = None,
+        kv: Store | None = None,
     ) -> Features:
         """The last hidden states. Raises BadInput when a timed network is not told t."""
         if t is None and self.timed:
@@ -134,10 +149,10 @@ class Dit(nn.Module):
         if t is None or not self.timed:
             t = torch.zeros(len(x), 1, device=x.device)
         size = self.config.width // self.config.n_heads
-        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta)
+        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta, kv)
         c = F.silu(self.time(t))
-        for layer in self.layers:
-            h = layer(h, c, angles, seen)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, c, angles, seen, kv, i)
         return self.norm(h, *self.steer(c).to(h.dtype).chunk(2, -1))
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
