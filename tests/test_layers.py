@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "train": "types errors files describe levels weights data",
     "eval": "types errors files levels data objective view",
     "loading": (
-        "types errors describe schedule mask cache weights process model adapt objective sample data"
+        "types errors describe schedule mask cache weights process model adapt objective sample "
+        "data"
     ),
     "choose": "errors sample",
     "recipe": RUNS,
