@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -161,7 +163,7 @@ def test_blocks_of_one_token_all_masked_are_autoregressive(schedule):
     loss, nats, t = objective.scored(Seeing(), batch, Rng.of(0, batch.index))
     assert (t == 1).all()
     joint = [(P * (WORDS[:, None, :i] == WORDS[:, :i]).all(-1)).sum(-1) for i in range(L + 1)]
-    want = torch.stack([a.log() - b.log() for a, b in zip(joint, joint[1:], strict=False)], 1)
+    want = torch.stack([a.log() - b.log() for a, b in pairwise(joint)], 1)
     close(nats.double(), want)
     assert loss.total.item() == pytest.approx(want.sum().item(), rel=1e-6)
 
@@ -172,7 +174,7 @@ def test_a_network_trained_so_predicts_a_mask_behind_the_text(config):
     process = Mixing(19, 3)
     batch = batch_of(x, rows=2)
     with torch.no_grad():
-        _, nats, t = BlockNELBO(process, 1, 1.0, 1.0).scored(model, batch, Rng.of(0, batch.index))
+        _, nats, _ = BlockNELBO(process, 1, 1.0, 1.0).scored(model, batch, Rng.of(0, batch.index))
         for i in range(5):
             row = torch.cat([x[:, :i], torch.full((2, 1), 3)], 1)
             clock = torch.cat([torch.zeros(2, i), torch.ones(2, 1)], 1)
@@ -303,7 +305,7 @@ def test_packed_documents_cost_what_they_cost_alone(config):
     x, xt, t = rows_of_text(doc)
     objective = BlockNELBO(Mixing(19, 3), size)
     _, nats = objective.given(model, batch_of(x, doc), t, xt)
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         part = slice(a, b)
         _, alone = objective.given(model, batch_of(x[:, part]), t[:, part], xt[:, part])
         close(nats[:, part], alone)

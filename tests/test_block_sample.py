@@ -78,6 +78,7 @@ def test_one_letter_at_a_time_the_law_is_that_of_the_data(sampler, size):
     assert distance(law(sampler, size), P) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_ancestral_blocks_have_the_law_of_first_hitting_blocks(size):
     found = law(Ancestral(MASKED, 40), size)
@@ -112,7 +113,7 @@ def written(front, canvas, sampler, seed=0, end=None):
 
 @every_network
 @every_sampler
-@pytest.mark.parametrize("context", [16, 8, 4])
+@pytest.mark.parametrize("context", [16, 8])
 def test_the_cache_changes_nothing(config, sampler, context, canvas):
     """Also beyond the context, whose newer half is then encoded again."""
     model = loud(config)
@@ -214,14 +215,14 @@ def test_only_the_open_block_is_computed():
     model.asked.clear()
     written(Front(model, PROCESS, 2, 8), blank([[None] * 12], 3, 0), sampler)
     block = [(1, 2)] * 2
-    assert model.asked == block + ([(1, 2)] + block) * 3 + [(1, 4)] + block + [(1, 2)] + block
+    assert model.asked == [*block, *[(1, 2), *block] * 3, (1, 4), *block, (1, 2), *block]
 
 
 def test_steps_in_which_nothing_changes_cost_nothing():
     model = Counting(loud(LLAMA))
     canvas = blank([[None] * 8], 3, 0)
-    many = written(Front(model, PROCESS, 4, 16), canvas, Ancestral(PROCESS, 200))
-    assert len(many) > 50 and len(model.asked) <= 9
+    many = written(Front(model, PROCESS, 4, 16), canvas, Ancestral(PROCESS, 50))
+    assert len(many) > 25 and len(model.asked) <= 9
     timed = Counting(loud(DIT))
     assert timed.timed
     steps = written(Front(timed, PROCESS, 4, 16), canvas, Ancestral(PROCESS, 10))

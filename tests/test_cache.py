@@ -1,5 +1,7 @@
 """Keys and values that are kept give what computing everything again gives."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -72,7 +74,7 @@ def test_a_network_goes_on_behind_its_store(config, inner, packed):
     want = model.features(X, t, mask=inner & Documents(doc))
     for cuts in ([0, 4, 8, 12], [0, 4, 12]):
         store = Dense()
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             part = (X[:, a:b], t[:, a:b])
             model.features(X[:, a:b].flip(1), t[:, a:b], mask=Full(), kv=store)  # leaves no trace
             got = model.features(*part, mask=inner & Documents(doc[:, :b]), kv=store)

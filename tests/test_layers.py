@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sample": "types schedule mask draw cache process errors",
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
-    "eval": "types errors files levels data objective view",
+    "eval": "types errors files levels mask data objective view",
     "loading": (
         "types errors describe schedule mask cache weights process model adapt objective sample "
         "data"

@@ -113,9 +113,9 @@ def generate_blocks(
     alive = torch.ones(len(canvas.tokens), dtype=torch.bool, device=canvas.tokens.device)
     for at in range(first, L, size):
         columns = slice(at, at + size)
-        base, part = canvas.step, opened(canvas, alive, columns)
+        base, block = canvas.step, opened(canvas, alive, columns)
         noise = Rng(rng.key[alive]).fold("block").fold(at // size)
-        for part in generate(front.predict(), part, sampler, noise):
+        for part in generate(front.predict(), block, sampler, noise):
             canvas = stitched(canvas, part, alive, columns, base)
             if end is not None and not part.open.any():
                 canvas = ended(canvas, columns, end)
