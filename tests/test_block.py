@@ -1,10 +1,9 @@
 """Block diffusion, counted out: words of four letters, a network that knows what it may see."""
 
 from dataclasses import replace
-
-import numpy as np
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
