@@ -16,7 +16,7 @@ from redraft.errors import BadInput
 from redraft.eval.likelihood import repeat
 from redraft.mask import block_of
 from redraft.objective.block import BlockNELBO, per_block
-from redraft.types import Batch, Rng
+from redraft.types import Batch, Objective, Rng
 
 WIDTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
 CELLS = 20  # intervals of the mask rate in [0, 1]
@@ -33,7 +33,7 @@ class Clip:
 
 def search(
     model: nn.Module,
-    objective: BlockNELBO,
+    objective: Objective,
     batches: Iterable[Batch],
     widths: tuple[float, ...] = WIDTHS,
     draws: int = 4,

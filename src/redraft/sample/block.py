@@ -157,12 +157,11 @@ def over(canvas: Canvas, columns: slice, end: int) -> Rows:
 
 
 def ended(canvas: Canvas, columns: slice, end: int) -> Canvas:
-    """Rows that are over become padding behind their last block."""
+    """Rows that are over hold nothing but the end token behind their last block."""
     behind = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device) >= columns.stop
     gone = over(canvas, columns, end)[:, None] & behind
     return replace(
         canvas,
         tokens=canvas.tokens.masked_fill(gone, end),
         noisy=canvas.noisy & ~gone,
-        doc=canvas.doc.masked_fill(gone, -1),
     )
