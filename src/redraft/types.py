@@ -90,8 +90,10 @@ class Denoiser(Protocol):
         """Unnormalised log-probabilities at every position."""
         ...
 
-    def features(self, x: Tokens, t: Time | None, *, mask) -> Features:
-        """What the head reads."""
+    def features(
+        self, x: Tokens, t: Time | None, *, mask, at: Tokens | None = None, kv: Any = None
+    ) -> Features:
+        """What the head reads. `at`: positions; `kv`: a store of what stands before the row."""
         ...
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
