@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from redraft.model.layers import Angles, Attention, Heads, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 Vector = Float[Tensor, "B #L C"]
+Label = Int[Tensor, " B"] | None
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class DitConfig:
     rope_theta: float = 10000.0
     time_scale: float = 1000.0  # t is in (0, 1), the frequencies were chosen for steps
     init_std: float = 0.02
+    classes: int = 0  # above 0 the network may be told a class; number `classes` is the null class
+    steered: bool = True  # False: plain norms, no adaLN, and nothing to tell the time to
 
     def __post_init__(self) -> None:
+        if not self.steered and (self.timed or self.classes):
+            raise BadInput("a network without adaLN can be told neither the time nor a class")
         for field in ("vocab_size", "width", "depth", "n_heads", "cond_width"):
             if getattr(self, field) < 1:
                 raise BadInput(f"{field} must be at least 1, not {getattr(self, field)}")
@@ -72,10 +77,20 @@ class Norm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Features, shift: Vector, scale: Vector) -> Features:
+    def forward(self, x: Features, shift: Vector | float, scale: Vector | float) -> Features:
         """x normalised, steered."""
         x = F.layer_norm(x.float(), x.shape[-1:]).to(x.dtype) * self.weight.to(x.dtype)
         return x * (1 + scale) + shift
+
+
+PLAIN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # shift, scale, gate, of attention and feed-forward
+
+
+def steering(
+    steer: nn.Linear | None, c: Vector | None, x: Features, plain: tuple[float, ...]
+) -> "tuple[Vector, ...] | tuple[float, ...]":
+    """How to shift, scale and gate; `plain` where nothing steers."""
+    return plain if steer is None else steer(c).to(x.dtype).chunk(len(plain), -1)
 
 
 class Layer(nn.Module):
@@ -88,11 +103,11 @@ class Layer(nn.Module):
         self.attention = Attention(Heads(width, config.n_heads, config.n_heads, size))
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.steer = nn.Linear(config.cond_width, 6 * width)
+        self.steer = nn.Linear(config.cond_width, 6 * width) if config.steered else None
 
-    def forward(self, x: Features, c: Vector, angles: Angles, seen: Sight) -> Features:
+    def forward(self, x: Features, c: Vector | None, angles: Angles, seen: Sight) -> Features:
         """One layer."""
-        shift, scale, gate, shift2, scale2, gate2 = self.steer(c).to(x.dtype).chunk(6, -1)
+        shift, scale, gate, shift2, scale2, gate2 = steering(self.steer, c, x, PLAIN)
         x = x + gate * self.attention(self.attention_norm(x, shift, scale), angles, seen)
         hidden = F.gelu(self.up(self.mlp_norm(x, shift2, scale2)), approximate="tanh")
         return x + gate2 * self.down(hidden)
@@ -105,10 +120,11 @@ class Dit(nn.Module):
         super().__init__()
         self.config, self.timed = config, config.timed
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.time = TimeEmbedding(config)
+        self.time = TimeEmbedding(config) if config.steered else None
+        self.label = nn.Embedding(config.classes + 1, config.cond_width) if config.classes else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = Norm(config.width)
-        self.steer = nn.Linear(config.cond_width, 2 * config.width)
+        self.steer = nn.Linear(config.cond_width, 2 * config.width) if config.steered else None
         self.unembedding = nn.Linear(config.width, config.vocab_size)
         self.reset()
 
@@ -125,20 +141,39 @@ class Dit(nn.Module):
         """The input vectors of the tokens."""
         return self.embedding(x)
 
-    def features(
-        self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
-    ) -> Features:
-        """The last hidden states. Raises BadInput when a timed network is not told t."""
+    def condition(self, x: Tokens, t: Time | None, label: Label) -> Vector | None:
+        """The vector that steers. Raises BadInput when a timed network is not told t."""
         if t is None and self.timed:
             raise BadInput("this network is conditioned on t, and none was given")
+        if self.label is None and label is not None:
+            raise BadInput("this network knows no classes, and one was given")
+        if self.time is None:
+            return None
         if t is None or not self.timed:
             t = torch.zeros(len(x), 1, device=x.device)
+        c = F.silu(self.time(t))
+        if self.label is None:
+            return c
+        label = torch.full_like(x[:, 0], self.config.classes) if label is None else label
+        told = F.silu(self.label(label.clamp(min=0)))
+        return c + torch.where(label[:, None] < 0, 0.0, told)[:, None]
+
+    def features(
+        self,
+        x: Tokens,
+        t: Time | None = None,
+        *,
+        mask: Mask,
+        at: Tokens | None = None,
+        label: Label = None,
+    ) -> Features:
+        """The last hidden states. `label` is a class a row: None the null class, -1 no class."""
+        c = self.condition(x, t, label)
         size = self.config.width // self.config.n_heads
         h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta)
-        c = F.silu(self.time(t))
         for layer in self.layers:
             h = layer(h, c, angles, seen)
-        return self.norm(h, *self.steer(c).to(h.dtype).chunk(2, -1))
+        return self.norm(h, *steering(self.steer, c, h, PLAIN[:2]))
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Features to logits."""
@@ -149,10 +184,21 @@ class Dit(nn.Module):
         return list(self.unembedding.parameters())
 
     def forward(
-        self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
+        self,
+        x: Tokens,
+        t: Time | None = None,
+        *,
+        mask: Mask,
+        at: Tokens | None = None,
+        label: Label = None,
     ) -> Logits:
         """Logits aligned with the positions they speak of."""
-        return self.head(self.features(x, t, mask=mask, at=at))
+        return self.head(self.features(x, t, mask=mask, at=at, label=label))
 
 
-EXAMPLES = (DitConfig(19, 32, 2, 4, 16, cond_width=8), DitConfig(19, 32, 1, 2, 16, 8, timed=False))
+EXAMPLES = (
+    DitConfig(19, 32, 2, 4, 16, cond_width=8),
+    DitConfig(19, 32, 1, 2, 16, 8, timed=False),
+    DitConfig(19, 32, 1, 2, 16, 8, classes=3),
+    DitConfig(19, 32, 1, 2, 16, timed=False, steered=False),
+)

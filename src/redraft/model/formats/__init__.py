@@ -1,0 +1,1 @@
+"""Other projects' checkpoints: their configurations and names of weights, as ours."""
