@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "process": "types schedule draw errors",
     "view": "types errors",
     "model": "types mask errors describe",
-    "adapt": "types mask errors model",
+    "adapt": "types schedule mask errors model",
     "objective": "types schedule mask process errors",
     "sample": "types schedule mask draw process errors",
     "data": "types errors files describe",
