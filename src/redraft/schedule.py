@@ -35,6 +35,10 @@ class Schedule(ABC):
         """Total noise -log alpha(t) (SEDD, MDLM)."""
         return -self.alpha(t).log()
 
+    def dsigma(self, t: T) -> T:
+        """Slope of sigma: how often a token is hit."""
+        return -self.dalpha(t) / self.alpha(t)
+
     def weight(self, t: T) -> T:
         """NELBO weight of one masked token's cross-entropy: -alpha' / (1 - alpha)."""
         return -self.dalpha(t) / (1 - self.alpha(t))
@@ -131,4 +135,119 @@ class CosineMDLM(Schedule):
         return CosineMDLM()
 
 
-EXAMPLES = (Linear(), LogLinear(1e-6), Polynomial(2.0), Polynomial(0.5), Cosine(), CosineMDLM())
+@dataclass(frozen=True)
+class CosineSquared(Schedule):
+    """alpha = eps + (1 - eps) cos(pi t / 2)^2: slow at both ends (MDLM's `cosinesqr`)."""
+
+    eps: float = 0.0
+
+    def alpha(self, t: T) -> T:
+        return self.eps + (1 - self.eps) * torch.cos(math.pi / 2 * t) ** 2
+
+    def dalpha(self, t: T) -> T:
+        return (self.eps - 1) * math.pi / 2 * torch.sin(math.pi * t)
+
+    def time(self, alpha: T) -> T:
+        square = (alpha - self.eps) / (1 - self.eps)
+        return torch.acos(square.clamp(0, 1).sqrt()) * 2 / math.pi
+
+    def complete(self) -> Schedule:
+        return CosineSquared()
+
+
+@dataclass(frozen=True)
+class Geometric(Schedule):
+    """sigma = least^(1-t) most^t, and alpha = exp(-sigma) (SEDD, after NCSN).
+
+    A share 1 - exp(-least) is noise already at t = 0, exp(-most) survives at t = 1; what lies
+    beyond is missing from a bound.
+    """
+
+    least: float = 1e-4
+    most: float = 20.0
+
+    def sigma(self, t: T) -> T:
+        return self.least ** (1 - t) * self.most**t
+
+    def alpha(self, t: T) -> T:
+        return torch.exp(-self.sigma(t))
+
+    def dalpha(self, t: T) -> T:
+        sigma = self.sigma(t)
+        return -sigma * math.log(self.most / self.least) * torch.exp(-sigma)
+
+    def time(self, alpha: T) -> T:
+        sigma = -torch.log(alpha)
+        ratio = torch.log(sigma / self.least) / math.log(self.most / self.least)
+        return ratio.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LinearSigma(Schedule):
+    """sigma rises in a straight line from least to most (DDPM's linear beta; MDLM's `linear`)."""
+
+    least: float = 0.0
+    most: float = 10.0
+
+    def sigma(self, t: T) -> T:
+        return self.least + (self.most - self.least) * t
+
+    def alpha(self, t: T) -> T:
+        return torch.exp(-self.sigma(t))
+
+    def dalpha(self, t: T) -> T:
+        return (self.least - self.most) * self.alpha(t)
+
+    def time(self, alpha: T) -> T:
+        return ((-torch.log(alpha) - self.least) / (self.most - self.least)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Logarithmic(Schedule):
+    """alpha = 1 - log2(1 + t): noisier than linear at every t (BD3-LM)."""
+
+    def alpha(self, t: T) -> T:
+        return 1 - torch.log1p(t) / math.log(2)
+
+    def dalpha(self, t: T) -> T:
+        return -1 / ((1 + t) * math.log(2))
+
+    def time(self, alpha: T) -> T:
+        return torch.exp2(1 - alpha).sub(1).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class ConstantWeight(Schedule):
+    """log(1 - alpha) rises in a straight line from log(least) to log(most).
+
+    Every t then weighs the same: MDLM's importance sampling of t, and its change of variables.
+    """
+
+    least: float = 1e-3  # share of noise at t = 0
+    most: float = 1.0
+
+    def share(self, t: T) -> T:
+        """1 - alpha."""
+        return self.least ** (1 - t) * self.most**t
+
+    def alpha(self, t: T) -> T:
+        return 1 - self.share(t)
+
+    def dalpha(self, t: T) -> T:
+        return -math.log(self.most / self.least) * self.share(t)
+
+    def time(self, alpha: T) -> T:
+        share = (1 - alpha).clamp(self.least, self.most)
+        return torch.log(share / self.least) / math.log(self.most / self.least)
+
+
+EXAMPLES = (
+    Linear(),
+    LogLinear(1e-6),
+    Polynomial(2.0),
+    Polynomial(0.5),
+    Cosine(),
+    CosineMDLM(),
+    CosineSquared(),
+    Logarithmic(),
+)

@@ -49,5 +49,5 @@ def network(folder: Path) -> Network:
 def grad_norm(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
     """The Euclidean norm of a loss's gradient over all parameters."""
     leaves = [p for p in model.parameters() if p.requires_grad]
-    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True, retain_graph=True)
     return torch.stack([g.double().square().sum() for g in grads if g is not None]).sum().sqrt()

@@ -2,11 +2,18 @@
 
 from collections.abc import Callable
 
+from tests.goldens import gidd, masked, sedd, uniform
 from tests.goldens.architectures import architecture
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 
 # (kind, the beginning of the reference) -> translator
-BY_PROJECT: dict[tuple[str, str], Callable[[Case], dict]] = {}
+BY_PROJECT: dict[tuple[str, str], Callable[[Case], dict]] = {
+    ("losses", "kuleshov-group/mdlm"): masked.loss,
+    ("losses", "louaaron/Score-Entropy"): sedd.loss,
+    ("samplers", "louaaron/Score-Entropy"): sedd.sampler,
+    ("losses", "dvruette/gidd"): gidd.loss,
+    ("losses", "kuleshov-group/discrete-diffusion-guidance"): uniform.loss,
+}
 
 
 def recompute(case: Case) -> dict:
