@@ -11,7 +11,6 @@ from redraft.mask import Full
 from redraft.objective.nelbo import NELBO, GeneralNELBO
 from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
-from redraft.schedule import Linear
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.given import Given, rows
 from tests.goldens.networks import Network, network
@@ -55,13 +54,28 @@ def loss(case: Case) -> dict:
         noise = process.spread(now)
         weights = process.rate(zt, wide) / truth.gather(-1, zt[..., None]).squeeze(-1)
         later = NotOffered(f"{NOT_BUILT}: the weightings of GIDD")
-    names = ("loss_tokens", "loss_mean", "loss_weights", "grad_norm")
+    names = ("loss_tokens", "loss_mean", "loss_weights", "grad_norm", "metric_kl", "metric_is")
     got = dict.fromkeys(names, later) | {"t": t, "zt": zt, "probs_zt": truth, "elbo": elbo}
     got |= {"alpha": now.kept, "beta_pi": noise[:, 0], "alpha_ratio": slope.kept / now.kept}
     got |= {"elbo_weights": weights, "logits": logits}
-    return got
+    with torch.no_grad():
+        return got | {"metric_elbo": mean(case, elbo)}
+
+
+def mean(case: Case, each: Tensor) -> Tensor:
+    """Over what is attended to."""
+    counted = case["attention_mask"]
+    return (each * counted).sum() / counted.sum()
 
 
 def masked_only(case: Case, found: Network) -> dict:
     """The masked-only process of the same code base."""
-    raise NotOffered(f"{NOT_BUILT}: to be translated")
+    x0, t = case["x0"], case["t"][:, None].double()
+    process = Mixing(found.vocab_size, found.mask_id)
+    noise = Given(time=t, kept=1 - case["u_zt"].double())
+    objective = NELBO(process)
+    zt = objective.noise(rows(x0), noise)[1]
+    with torch.no_grad():
+        elbo = objective.scored(found.model, rows(x0), noise)[1]
+        logits = found.model(zt, t, mask=Full())
+    return {"zt": zt, "elbo": elbo, "logits": logits, "metric_elbo": mean(case, elbo)}

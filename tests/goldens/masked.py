@@ -14,7 +14,6 @@ from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.given import Given, antithetic, rows
 from tests.goldens.networks import Network, grad_norm, network
 from tests.goldens.noise import EPS, log_share, schedule_of, table
-from tests.goldens.steps import dense
 
 
 class Told(torch.nn.Module):
@@ -58,15 +57,15 @@ def loss(case: Case) -> dict:
     schedule = schedule_of(settings["noise"], settings)
     if settings["parameterization"] == "sedd":
         return entropy(case, found, schedule)
-    if settings["T"] > 0 and settings["parameterization"] == "d3pm":
-        return dense(case, found, schedule, times(case))
+    if settings["T"] > 0:
+        from tests.goldens.steps import bounded
+
+        return bounded(case, found, schedule, times(case))
     if settings["parameterization"] != "subs":
         raise NotOffered(f"{NOT_BUILT}: parameterization {settings['parameterization']}")
     if settings["importance_sampling"] or settings["change_of_variables"]:
         return even(case, found, schedule)
-    t = times(case)
-    discrete = {"change": lambda rate: 1 / t[:, None].double()} if settings["T"] > 0 else {}
-    return scored(case, found, schedule, t, **discrete)
+    return scored(case, found, schedule, times(case))
 
 
 def even(case: Case, found: Network, schedule: Schedule) -> dict:

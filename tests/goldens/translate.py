@@ -1,18 +1,24 @@
 """Who recomputes a case: by the project that computed it, its kind, and its outputs."""
 
-from collections.abc import Callable
+from importlib import import_module
 
-from tests.goldens import gidd, masked, sedd, uniform
 from tests.goldens.architectures import architecture
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 
-# (kind, the beginning of the reference) -> translator
-BY_PROJECT: dict[tuple[str, str], Callable[[Case], dict]] = {
-    ("losses", "kuleshov-group/mdlm"): masked.loss,
-    ("losses", "louaaron/Score-Entropy"): sedd.loss,
-    ("samplers", "louaaron/Score-Entropy"): sedd.sampler,
-    ("losses", "dvruette/gidd"): gidd.loss,
-    ("losses", "kuleshov-group/discrete-diffusion-guidance"): uniform.loss,
+# (kind, the beginning of the reference): module and function
+BY_PROJECT = {
+    ("losses", "kuleshov-group/mdlm"): ("masked", "loss"),
+    ("losses", "kuleshov-group/bd3lms"): ("block", "loss"),
+    ("losses", "kuleshov-group/discrete-diffusion-guidance"): ("uniform", "loss"),
+    ("losses", "louaaron/Score-Entropy"): ("sedd", "loss"),
+    ("losses", "dvruette/gidd"): ("gidd", "loss"),
+    ("losses", "cloneofsimo/d3pm"): ("steps", "simo"),
+    ("losses", "Hzfinfdu/Diffusion-BERT"): ("steps", "bert"),
+    ("samplers", "kuleshov-group/mdlm"): ("ancestral", "masked"),
+    ("samplers", "kuleshov-group/bd3lms"): ("block", "sampler"),
+    ("samplers", "kuleshov-group/discrete-diffusion-guidance"): ("ancestral", "guided"),
+    ("samplers", "louaaron/Score-Entropy"): ("sedd", "sampler"),
+    ("samplers", "dvruette/gidd"): ("ancestral", "hybrid"),
 }
 
 
@@ -21,7 +27,10 @@ def recompute(case: Case) -> dict:
     kind, project = case.of["kind"], case.of.get("reference", "")
     if kind == "architecture":
         return architecture(case)
-    for (of, start), translator in BY_PROJECT.items():
+    for (of, start), (module, function) in BY_PROJECT.items():
         if of == kind and project.startswith(start):
-            return translator(case)
+            try:
+                return getattr(import_module(f"tests.goldens.{module}"), function)(case)
+            except ModuleNotFoundError as error:
+                raise NotOffered(f"{NOT_BUILT}: {error.name}") from None
     raise NotOffered(f"{NOT_BUILT}: {kind} of {project.split(' ')[0] or 'an unnamed project'}")

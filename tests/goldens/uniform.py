@@ -6,12 +6,11 @@ from redraft.mask import Full
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Others
 from redraft.schedule import Linear
-from tests.goldens.case import Case
+from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.given import slot
 from tests.goldens.masked import general, scored, times
 from tests.goldens.networks import grad_norm, network
 from tests.goldens.noise import schedule_of
-from tests.goldens.steps import dense
 
 
 def loss(case: Case) -> dict:
@@ -20,8 +19,12 @@ def loss(case: Case) -> dict:
     schedule, t = schedule_of(settings["noise"], settings), times(case)
     if settings["parameterization"] == "subs":
         return scored(case, found, schedule, t)
-    if settings["T"] > 0 or settings["diffusion"] != "uniform":
-        return dense(case, found, schedule, t)
+    if settings["T"] > 0:
+        from tests.goldens.steps import bounded
+
+        return bounded(case, found, schedule, t)
+    if settings["diffusion"] != "uniform":
+        raise NotOffered(f"{NOT_BUILT}: masked noise in continuous time but by SUBS")
     noise = Mixing(found.vocab_size, None, 1.0, schedule, Others())
     bound = Mixing(found.vocab_size, None, 1.0, Linear(), Others())  # whatever the noise is
     tokens = slot(case["u_token"], found.vocab_size)
