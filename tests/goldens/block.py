@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from redraft.mask import BlockCausal
-from redraft.objective.block import BlockNELBO
+from redraft.adapt.clock import TotalNoise
+from redraft.mask import BlockDiffusion
 from redraft.objective.reduce import Weighing
 from redraft.process.mixing import Mixing
 from redraft.schedule import Linear
@@ -40,7 +40,7 @@ def counted(case: Case) -> Tensor:
     return seen
 
 
-def noised(case: Case, objective: BlockNELBO, t: Tensor) -> Tensor:
+def noised(case: Case, objective, t: Tensor) -> Tensor:
     """The noisy rows; drawn again where the masked share of a block is out of range."""
     batch = rows(case["x0"], torch.ones_like(case["x0"]))
     xt = masks(case, objective, t, case["u_mask"])
@@ -54,29 +54,38 @@ def noised(case: Case, objective: BlockNELBO, t: Tensor) -> Tensor:
     return xt
 
 
-def masks(case: Case, objective: BlockNELBO, t: Tensor, u: Tensor) -> Tensor:
+def masks(case: Case, objective, t: Tensor, u: Tensor) -> Tensor:
     """Every token for itself."""
     kept = Given(kept=1 - u.double())
     return objective.process.corrupt(case["x0"], t.double(), kept)
 
 
 def scored(case: Case, found: Network) -> dict:
-    """`BlockNELBO` on given noise."""
+    """`BlockNELBO` on given noise. (Its MDLM loss scale is the same number.)"""
+    from redraft.objective.block import BlockNELBO
+
     settings, x0, t, seen = case.settings, case["x0"], times(case), counted(case)
-    flat = settings["mdlm_loss_scale"]
+    size, L = settings["block_size"], x0.shape[1]
     process = Mixing(found.vocab_size, found.mask_id, schedule=Linear())
 
     def reduce(noised, target, rate):
         return Weighing(rate * noised * seen, seen.sum().to(rate))
 
     ends = settings["sampling_eps_min"], settings["sampling_eps_max"]
-    objective = BlockNELBO(process, settings["block_size"], *ends, reduce, settings["resample"])
+    objective = BlockNELBO(process, size, *ends, reduce, settings["resample"])
     xt = noised(case, objective, t)
     if settings["ignore_bos"]:
         xt[:, 0] = x0[:, 0]
     out, nats = objective.given(found.model, rows(x0), t.double(), xt)
-    loss = out.total / out.count
-    return {"loss": loss, "nlls": nats * seen, "t": t, "token_mask": seen}
+    loss, both = out.total / out.count, torch.cat([xt, x0], 1)
+    at = torch.arange(L).repeat(2).expand(both.shape)
+    with torch.no_grad():
+        logits = found.model(both, t[:, :1], mask=BlockDiffusion(size, L), at=at)[:, :L]
+    told = TotalNoise(found.model, Linear()).told(t[:, 0]) if found.model.timed else 0 * t[:, 0]
+    got = {"t": t, "move_chance": 1 - process.schedule.alpha(t), "loss_scale": -objective.rate(t)}
+    got |= {"network_input": both, "network_sigma": told, "token_mask": seen, "logits": logits}
+    got |= {"loss": loss, "nlls": nats * seen}
+    return got | {"grad_norm": grad_norm(found.model, loss)}
 
 
 def sampler(case: Case) -> dict:

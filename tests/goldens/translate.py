@@ -31,6 +31,8 @@ def recompute(case: Case) -> dict:
         if of == kind and project.startswith(start):
             try:
                 return getattr(import_module(f"tests.goldens.{module}"), function)(case)
-            except ModuleNotFoundError as error:
+            except ImportError as error:
+                if not (error.name or "").startswith("redraft."):
+                    raise
                 raise NotOffered(f"{NOT_BUILT}: {error.name}") from None
     raise NotOffered(f"{NOT_BUILT}: {kind} of {project.split(' ')[0] or 'an unnamed project'}")
