@@ -127,8 +127,6 @@ def asked(model):
 def guided(case: Case) -> dict:
     """UDLM's code base: uniform or masked noise, with or without a class."""
     settings, found = case.settings, network(case.checkpoint)
-    if settings.get("gamma") is not None:
-        raise NotOffered(f"{NOT_BUILT}: guidance")
     schedule, V = schedule_of(settings.get("noise", "loglinear"), settings), found.vocab_size
     uniform = settings["diffusion"] == "uniform"
     noise = (None, 1.0, schedule, Others()) if uniform else (found.mask_id, 0.0, schedule)
@@ -140,11 +138,33 @@ def guided(case: Case) -> dict:
         return guided_run(case, found, model, process, step)
     x, t = case["x"], column(case["t"], rows)
     s = t - float(case["dt"])
-    with torch.no_grad():
-        logits = model(x, t, mask=Full())
-    probs, then = step(process, logits, x, t, s, case["uniforms"])
+    if settings.get("gamma") is None:
+        with torch.no_grad():
+            logits = model(x, t, mask=Full())
+        probs, then = step(process, logits, x, t, s, case["uniforms"])
+    else:
+        probs, then = between(case, found, process, t, s)
     sigmas = {"sigma": schedule.sigma(t)[:, 0], "sigma_next": schedule.sigma(s)[:, 0]}
     return {"probs": probs, "next": then} | sigmas
+
+
+def between(case: Case, found: Network, process: Mixing, t: Tensor, s: Tensor):
+    """A step between, or beyond, what a class and no class say; by the law or by the belief."""
+    from redraft.sample.guide import Tempered, blended
+
+    x, u, gamma = case["x"], case["uniforms"], float(case.settings["gamma"])
+    labels = (case["cond"], torch.full_like(case["cond"], found.model.config.classes))
+    with torch.no_grad():
+        told, untold = (
+            TotalNoise(Told(found.model, label=label), process.schedule)(x, t, mask=Full()).double()
+            for label in labels
+        )
+    if process.absorbing:
+        two = (process.log_x0(each) for each in (told, untold))
+        return revealed(process, blended(*two, gamma), x, t, s, u)
+    two = torch.stack([process.log_x0(each, x, t) for each in (told, untold)], 2)
+    law = Tempered(process, gamma=gamma).law(two, x, t.expand(x.shape), s.expand(x.shape))
+    return law.softmax(-1), chosen(law.softmax(-1), u)
 
 
 def guided_run(case: Case, found: Network, model, process, step) -> dict:

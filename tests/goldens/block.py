@@ -68,7 +68,10 @@ def scored(case: Case, found: Network) -> dict:
     size, L = settings["block_size"], x0.shape[1]
     process = Mixing(found.vocab_size, found.mask_id, schedule=Linear())
 
+    flat = settings["sampling_eps_min"] > 0.5  # near only masks the reference weighs all alike
+
     def reduce(noised, target, rate):
+        rate = torch.ones_like(rate) if flat else rate
         return Weighing(rate * noised * seen, seen.sum().to(rate))
 
     ends = settings["sampling_eps_min"], settings["sampling_eps_max"]
@@ -77,6 +80,7 @@ def scored(case: Case, found: Network) -> dict:
     if settings["ignore_bos"]:
         xt[:, 0] = x0[:, 0]
     out, nats = objective.given(found.model, rows(x0), t.double(), xt)
+    nats = nats / objective.rate(t.double()) if flat else nats
     loss, both = out.total / out.count, torch.cat([xt, x0], 1)
     at = torch.arange(L).repeat(2).expand(both.shape)
     with torch.no_grad():
@@ -86,8 +90,3 @@ def scored(case: Case, found: Network) -> dict:
     got |= {"network_input": both, "network_sigma": told, "token_mask": seen, "logits": logits}
     got |= {"loss": loss, "nlls": nats * seen}
     return got | {"grad_norm": grad_norm(found.model, loss)}
-
-
-def sampler(case: Case) -> dict:
-    """A step or a run."""
-    raise NotOffered(f"{NOT_BUILT}: to be translated")

@@ -15,7 +15,7 @@ BY_PROJECT = {
     ("losses", "cloneofsimo/d3pm"): ("steps", "hybrid"),
     ("losses", "Hzfinfdu/Diffusion-BERT"): ("steps", "absorbed"),
     ("samplers", "kuleshov-group/mdlm"): ("ancestral", "masked"),
-    ("samplers", "kuleshov-group/bd3lms"): ("block", "sampler"),
+    ("samplers", "kuleshov-group/bd3lms"): ("strides", "sampler"),
     ("samplers", "kuleshov-group/discrete-diffusion-guidance"): ("ancestral", "guided"),
     ("samplers", "louaaron/Score-Entropy"): ("sedd", "sampler"),
     ("samplers", "dvruette/gidd"): ("ancestral", "hybrid"),
