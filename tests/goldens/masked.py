@@ -145,4 +145,3 @@ def general(
     got |= {"sigma": process.schedule.sigma(t.double()), "diffusion_loss": nats, "_model": model}
     got |= {"dsigma": process.schedule.dsigma(t.double()), "network_sigma": model.told(t)}
     return got | {"grad_norm": grad_norm(found.model, mean)}
-

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from redraft.objective.variational import Variational, prior_gap, step_kl
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from redraft.adapt.clock import TotalNoise
 from redraft.mask import Full
-from redraft.objective.variational import Variational, prior_gap, step_kl
 from redraft.process.mixing import Mixing
 from redraft.process.reading import X0, Others
 from redraft.schedule import Linear, Schedule
@@ -179,5 +179,8 @@ def absorbed(case: Case) -> dict:
     ce = -guess.gather(-1, x0[..., None]).clamp(min=1e-20).log().sum()
     raw = -process.normalised(logits).gather(-1, x0[..., None]).sum() * settings["hybrid_lambda"]
     got = {"x_t_plus_1": xt, "q_t": process.marginal(clean, s), "p_t": guess, "kl": kl}
-    got |= {"q_t_plus_1": process.marginal(clean, t), "posterior": process.posterior(clean, xt, t, s)}
+    got |= {
+        "q_t_plus_1": process.marginal(clean, t),
+        "posterior": process.posterior(clean, xt, t, s),
+    }
     return got | {"cross_entropy": ce, "hybrid": raw, "loss": kl + raw}
