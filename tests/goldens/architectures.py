@@ -50,12 +50,11 @@ def blockwise(case: Case, found: Network, x: torch.Tensor, t: torch.Tensor | Non
     """BD3-LM: noised and clean joined, or a prefix block by block."""
     size, n = int(found.raw["block_size"]), x.shape[1]
     seen = case["block_mask"].bool() if "block_mask" in case else None
-    for mask, doubled in ((BlockCausal(size), False), (BlockDiffusion(size, n // 2), True)):
-        if seen is None or torch.equal(mask.dense(1, n, n)[0], seen):
-            break
-    else:
-        raise NotOffered(f"{NOT_BUILT}: a mask that is neither block-causal nor that of training")
-    if not doubled:
+    mask = BlockCausal(size)
+    if seen is None or torch.equal(mask.dense(1, n, n)[0], seen):
         return found.model(x, t, mask=mask)
+    mask = BlockDiffusion(size, n // 2)
+    if not torch.equal(mask.dense(1, n, n)[0], seen):
+        raise NotOffered(f"{NOT_BUILT}: a mask that is neither block-causal nor that of training")
     at = (torch.arange(n) % (n // 2)).expand(x.shape)
     return found.model(x, t, mask=mask, at=at)[:, : n // 2]

@@ -64,6 +64,11 @@ def scored(case: Case, found: Network) -> dict:
     """`BlockNELBO` on given noise. (Its MDLM loss scale is the same number.)"""
     from redraft.objective.block import BlockNELBO
 
+    if found.model.timed:
+        raise NotOffered(
+            "a fault of the reference that we do not copy: it tells the network one noise level "
+            "a row, that of its first block, while every block has its own"
+        )
     settings, x0, t, seen = case.settings, case["x0"], times(case), counted(case)
     size, L = settings["block_size"], x0.shape[1]
     process = Mixing(found.vocab_size, found.mask_id, schedule=Linear())

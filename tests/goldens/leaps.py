@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import torch
-from redraft.sample.tau import Euler, Tweedie, undone
 from torch import Tensor
 
 from redraft.adapt.clock import TotalNoise
@@ -11,6 +10,7 @@ from redraft.draw import categorical
 from redraft.mask import Full
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Score
+from redraft.sample.tau import Euler, Tweedie, undone
 from redraft.schedule import Linear
 from tests.goldens.ancestral import chosen, column, landing
 from tests.goldens.case import NOT_BUILT, Case, NotOffered

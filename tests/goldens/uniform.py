@@ -16,6 +16,8 @@ from tests.goldens.noise import schedule_of
 def loss(case: Case) -> dict:
     """By the noise, the parameterisation and the number of steps."""
     settings, found = case.settings, network(case.checkpoint)
+    if settings.get("use_simple_ce_loss"):
+        raise NotOffered(f"{NOT_BUILT}: plain cross-entropy over all of noised text")
     schedule, t = schedule_of(settings["noise"], settings), times(case)
     if settings["parameterization"] == "subs":
         return scored(case, found, schedule, t)

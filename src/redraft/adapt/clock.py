@@ -1,5 +1,7 @@
 """A network with a clock of its own: told the total noise, or the share of it, in place of t."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,7 +18,8 @@ class TotalNoise(nn.Module):
 
     def __init__(self, model: nn.Module, schedule: Schedule, most: float = MOST):
         super().__init__()
-        self.model, self.schedule, self.most = model, schedule, most
+        self.model: Any = model  # a denoiser, but a registered module too
+        self.schedule, self.most = schedule, most
         self.timed = getattr(model, "timed", True)
 
     def told(self, t: Time | None) -> Time | None:

@@ -18,6 +18,7 @@ from redraft.model.layers import Angles, Attention, Heads, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 Vector = Float[Tensor, "B #L C"]
+Steer = Float[Tensor, "B #L D"]
 Label = Int[Tensor, " B"] | None
 
 
@@ -88,7 +89,7 @@ PLAIN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # shift, scale, gate, of attention and f
 
 def steering(
     steer: nn.Linear | None, c: Vector | None, x: Features, plain: tuple[float, ...]
-) -> "tuple[Vector, ...] | tuple[float, ...]":
+) -> tuple[Steer, ...] | tuple[float, ...]:
     """How to shift, scale and gate; `plain` where nothing steers."""
     return plain if steer is None else steer(c).to(x.dtype).chunk(len(plain), -1)
 
