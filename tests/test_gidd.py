@@ -1,6 +1,7 @@
 """Interpolating noise by enumeration: GIDD's mixture, its bound, and the identities of methods."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from redraft.process.mixing import Mixing
 from redraft.process.reading import X0, Others, Score
 from redraft.types import Batch, Rng
 from tests.test_nelbo import nodes
-from tests.toy import LETTERS, MASK, P, V
+from tests.toy import LETTERS, MASK, Exact, P, V
 
 every = pytest.mark.parametrize("process", EXAMPLES, ids=str)
 TIMES = torch.tensor([0.02, 0.3, 0.5, 0.8, 0.98], dtype=torch.float64)[:, None]
@@ -109,8 +110,6 @@ NOISES = [Gidd(V, MASK, 0.2), Gidd(V, MASK, 0.2, gamma=2.0), Mixing(V, MASK, 1.0
 @pytest.mark.parametrize("process", NOISES, ids=str)
 @pytest.mark.parametrize("reading", [X0(), Others()], ids=str)
 def test_the_bound_is_the_entropy_if_the_network_is_read_for_what_it_says(process, reading):
-    from dataclasses import replace
-
     process = replace(process, reading=reading)
     right, entropy = tight(process, left_out=isinstance(reading, Others))
     wrong, _ = tight(process, left_out=isinstance(reading, X0))
@@ -144,7 +143,7 @@ def test_the_integrand_is_that_of_the_papers_form(p_uniform, xt):
         (0.2, 0): 0.09410461,
         (0.2, 1): 0.91054534,
     }
-    assert got.item() == pytest.approx(published[p_uniform, xt], abs=1e-7)
+    assert got.item() == pytest.approx(published[p_uniform, xt], abs=2e-7)
 
 
 @pytest.mark.parametrize(
@@ -201,17 +200,9 @@ def test_score_entropy_in_the_papers_own_words():
 def test_training_has_finite_gradients_and_evaluation_the_same_nats(process):
     logits = torch.randn(V, 2, V, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
-    class Model:
-        timed = True
-
+    class Model(Exact):
         def features(self, x, t, *, mask):
             return logits[x[:, 0]] * 1.0
-
-        def head(self, h):
-            return h
-
-        def head_parameters(self):
-            return []
 
     tokens = LETTERS[torch.randint(3, (64, 2), generator=torch.Generator().manual_seed(1))]
     batch = Batch(tokens, tokens >= 0, tokens * 0, torch.arange(64), 64)

@@ -8,7 +8,7 @@ import pytest
 
 import redraft
 
-BASE = "types errors files describe schedule mask draw levels weights"
+BASE = "types errors files describe schedule mask draw levels weights condition"
 RUNS = f"{BASE} process model adapt objective sample data train eval"
 MAY_IMPORT = {
     "errors": "",
@@ -20,24 +20,28 @@ MAY_IMPORT = {
     "describe": "errors",
     "files": "errors",
     "weights": "errors",
+    "condition": "types errors",
     "process": "types schedule draw errors",
     "view": "types errors",
-    "model": "types mask errors describe",
+    "model": "types mask errors describe weights",
     "adapt": "types schedule mask errors model",
-    "objective": "types schedule mask process errors",
+    "objective": "types schedule mask condition process errors",
     "sample": "types schedule mask draw process errors",
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
-    "eval": "types errors files levels data objective view",
+    "eval": "types errors files levels condition data objective view",
     "loading": (
-        "types errors describe schedule mask weights process model adapt objective sample data"
+        "types errors describe schedule mask weights condition process model adapt objective "
+        "sample data"
     ),
+    "guided": "types errors condition process objective sample loading",
     "choose": "errors sample",
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "demo": f"{RUNS} view loading recipe progress reporting",
-    "cli": f"{RUNS} view choose loading recipe progress reporting demo",
+    "lab": f"{RUNS} view choose loading recipe progress",
+    "cli": f"{RUNS} view choose guided loading recipe progress reporting demo lab",
     "__init__": "errors loading",
     "__main__": "cli",
 }

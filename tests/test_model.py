@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Documents, Full
 from redraft.model import dit, llama
+from redraft.model.bert import BertConfig
 from redraft.model.dit import DitConfig
 from redraft.model.layers import RMSNorm, SwiGLU, rotary, rotate
 from redraft.model.llama import LlamaConfig
@@ -71,7 +72,8 @@ def test_packed_documents_give_the_logits_they_give_alone(config, inner):
     again = model(X, T, mask=inner & Documents(doc), at=restarted)
     for a, b in pairwise(cuts):
         alone = model(X[:, a:b], T, mask=inner)
-        close(packed[:, a:b], alone)
+        if not isinstance(config, BertConfig):  # which has a vector for every place
+            close(packed[:, a:b], alone)
         close(again[:, a:b], alone)
 
 

@@ -14,6 +14,12 @@ from redraft.weights import read_tensors
 
 SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=32 rows=4 micro=2 steps=2".split()
 
+WORDS = {name: ["words=w"] for name in ("classifier", "conditional")}  # a byte is a word there
+
+
+def small(name):
+    return [*SMALL, *WORDS.get(name, [])]
+
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
@@ -23,12 +29,12 @@ def work(tmp_path, monkeypatch):
 
 
 def test_there_are_recipes():
-    assert names() == ["ar", "mdlm", "mdlm_dit"]
+    assert {"ar", "gidd", "mdlm", "mdlm_dit", "sedd", "udlm"} <= set(names())
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_recipe_runs_two_steps_and_resumes(name, work):
-    run = find(name, SMALL)
+    run = find(name, small(name))
     run = replace(run, plan=replace(run.plan, save_every=1, eval_every=1), eval_rows=2)
     told = list(start(run, work / "whole"))
     assert [t.state.step for t in told] == [1, 2]
@@ -45,7 +51,7 @@ def test_a_recipe_runs_two_steps_and_resumes(name, work):
 
 @pytest.mark.parametrize("name", names())
 def test_a_run_survives_json(name, work):
-    run = find(name, SMALL)
+    run = find(name, small(name))
     assert build(json.loads(json.dumps(describe(run)))) == run
 
 
@@ -53,7 +59,7 @@ def test_a_run_survives_json(name, work):
 def test_the_same_seed_gives_the_same_network(name, work):
     from redraft.recipe.start import initial
 
-    run = find(name, SMALL)
+    run = find(name, small(name))
     one, two, other = initial(run), initial(run), initial(replace(run, seed=1))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert any(

@@ -14,7 +14,7 @@ from redraft.sample.correct import Corrected
 from redraft.sample.predict import bind, blank, generate
 from redraft.sample.tau import LAST, Euler, Tweedie, undone
 from redraft.types import Canvas, Rng
-from tests.toy import MASK, V
+from tests.toy import MASK, Exact, V
 
 N = 20_000
 SEEDS = Rng.of(0, torch.arange(N))
@@ -23,7 +23,7 @@ NOISES = [Mixing(V, MASK), Mixing(V, MASK, 0.3), Mixing(V, MASK, 1.0), Gidd(V, M
 every = pytest.mark.parametrize("process", NOISES, ids=str)
 
 
-class Single:
+class Single(Exact):
     """A network of one position whose score is exact."""
 
     timed = True
@@ -31,7 +31,7 @@ class Single:
     def __init__(self, process):
         self.process = process
 
-    def __call__(self, x, t, *, mask):
+    def features(self, x, t, *, mask):
         q = self.process.marginal(DATA.expand(len(t), 1, V), t)
         return (q / q.gather(-1, x[..., None])).log()
 
@@ -108,7 +108,7 @@ def test_correction_mends_what_the_network_would_write_otherwise_and_stops():
         def step(self, canvas, logp, rng):
             return replace(canvas, noisy=canvas.noisy & False)
 
-    sampler = Corrected(Done(), process, rounds=10, k=2, temperature=0)
+    sampler = Corrected(Done(), process, rounds=10, k=2, temperature=0.0)
     told, seen = [], []
 
     def predict(canvas, t):
@@ -126,7 +126,7 @@ def test_a_text_the_network_agrees_with_is_left_alone():
     process = Gidd(V, MASK, 0.2)
     canvas = process.start(blank([[None] * 5] * 3, MASK, 0), Rng.seeds(0, 1, 2))
     wants = torch.tensor([0.0, -9.0, 9.0, 0.0]).log_softmax(-1).expand(3, 5, V)
-    sampler = Corrected(Ancestral(process, 3), process, rounds=50, temperature=0)
+    sampler = Corrected(Ancestral(process, 3), process, rounds=50, temperature=0.0)
     seen = list(generate(lambda c, t: wants, canvas, sampler, Rng.seeds(0, 1, 2)))
     assert len(seen) < 10
     assert (seen[-1].tokens == 2).all()

@@ -14,7 +14,12 @@ class Order(StrEnum):
     random = "random"
     left = "left"
     ancestral = "ancestral"
+    tweedie = "tweedie"
+    euler = "euler"
     first_hitting = "first-hitting"
+
+
+LEAPS = (Order.ancestral, Order.tweedie, Order.euler)
 
 
 def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict):
@@ -22,26 +27,82 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
 
     `usual` is the order and `draw` the choice of tokens where the options say nothing.
     """
-    from redraft.sample import ancestral, first_hitting, unmask
+    if model.causal:
+        return leftmost(order, draw, given)
+    if getattr(model, "own_steps", False):
+        if order not in (None, Order.ancestral):
+            raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
+        refuse("this guidance", given, "temperature", "top-k", "top-p", "threshold", "correct")
+        return model.sampler(given["steps"] or tokens)
+    if not model.process.absorbing:
+        usual = Order.ancestral
+    order = order or (usual if given["threshold"] is None else Order.confidence)
+    if order not in LEAPS and not model.process.absorbing:
+        names = ", ".join(each.value for each in LEAPS)
+        raise BadInput(
+            f"--order {order.value}: noise with random tokens shows nobody which positions are "
+            f"still to be written; choose {names}"
+        )
+    if order in LEAPS or order is Order.first_hitting:
+        return corrected(model, following(model, tokens, order, given), given)
+    refuse(f"--order {order.value}", given, "correct")
+    return unmasking(tokens, order, drawing(draw, given), given)
+
+
+def leftmost(order: Order | None, draw, given: dict):
+    """How an autoregressive model writes."""
+    from redraft.sample import unmask
+
+    if order not in (None, Order.left):
+        raise BadInput(f"--order {order.value}: this model writes from left to right only")
+    refuse("an autoregressive model", given, "steps", "threshold", "correct")
+    return unmask.Unmask(unmask.leftmost, unmask.TopK(1), drawing(draw, given))
+
+
+def drawing(draw, given: dict):
+    """How tokens are chosen."""
+    from redraft.sample import unmask
 
     if given["temperature"] == 0:
         refuse("--temperature 0", given, "top-k", "top-p")
     choice = [given[name] for name in ("temperature", "top-k", "top-p")]
-    if choice != [None, None, None]:
-        draw = unmask.Draw(1.0 if choice[0] is None else choice[0], *choice[1:])
-    if model.causal:
-        if order not in (None, Order.left):
-            raise BadInput(f"--order {order.value}: this model writes from left to right only")
-        refuse("an autoregressive model", given, "steps", "threshold")
-        return unmask.Unmask(unmask.leftmost, unmask.TopK(1), draw)
-    steps, threshold = given["steps"], given["threshold"]
-    order = order or (usual if threshold is None else Order.confidence)
-    if order is Order.ancestral:
-        refuse("--order ancestral", given, "temperature", "top-k", "top-p", "threshold")
-        return ancestral.Ancestral(model.process, steps or tokens)
+    if choice == [None, None, None]:
+        return draw
+    return unmask.Draw(1.0 if choice[0] is None else choice[0], *choice[1:])
+
+
+def following(model, tokens: int, order: Order, given: dict):
+    """A sampler that follows the process back, and so draws from the model's own law."""
+    from redraft.sample import ancestral, first_hitting, tau
+
+    refuse(f"--order {order.value}", given, "temperature", "top-k", "top-p", "threshold")
     if order is Order.first_hitting:
-        refuse("--order first-hitting", given, *given)
+        refuse("--order first-hitting", given, "steps")
         return first_hitting.FirstHitting(model.process)
+    if order is Order.ancestral:
+        return ancestral.Ancestral(model.process, given["steps"] or tokens)
+    if not hasattr(model.process, "log_ratios"):
+        raise BadInput(f"--order {order.value} follows jump rates; here choose ancestral")
+    leap = tau.Tweedie if order is Order.tweedie else tau.Euler
+    return leap(model.process, given["steps"] or tokens)
+
+
+def corrected(model, sampler, given: dict):
+    """The same with its text corrected, if that was asked for."""
+    if given["correct"] is None:
+        return sampler
+    from redraft.sample.correct import Corrected
+
+    if getattr(sampler, "ratios", False):
+        raise BadInput("--correct goes with --order ancestral")
+    return Corrected(sampler, model.process, rounds=given["correct"])
+
+
+def unmasking(tokens: int, order: Order, draw, given: dict):
+    """A sampler that commits some positions at every step."""
+    from redraft.sample import unmask
+
+    steps, threshold = given["steps"], given["threshold"]
     scores = {
         Order.margin: unmask.margin,
         Order.confidence: unmask.confidence,
@@ -58,7 +119,7 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
     return unmask.Unmask(score, unmask.Threshold(threshold), draw)
 
 
-def options(temperature, top_k, top_p, steps, threshold) -> dict:
+def options(temperature, top_k, top_p, steps, threshold, correct=None) -> dict:
     """What was given, by the names of the command line; None where nothing was."""
     return {
         "temperature": temperature,
@@ -66,6 +127,7 @@ def options(temperature, top_k, top_p, steps, threshold) -> dict:
         "top-p": top_p,
         "steps": steps,
         "threshold": threshold,
+        "correct": correct,
     }
 
 

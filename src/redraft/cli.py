@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +10,7 @@ import typer
 
 from redraft.choose import Order, options, sampler_of
 from redraft.errors import BadInput, Diverged
+from redraft.lab.commands import app as lab
 
 app = typer.Typer(
     help="Diffusion language models: train, sample, infill and evaluate them.",
@@ -21,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(lab, name="lab")
 
 
 @app.callback()
@@ -52,6 +52,10 @@ OrderOption = Annotated[
     Order | None,
     typer.Option("--order", help="which position first; to write: random, to fill: margin"),
 ]
+Correct = Annotated[
+    int | None,
+    typer.Option(min=1, help="corrections after writing, by a model trained with random tokens"),
+]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
@@ -67,7 +71,7 @@ def train(
 ) -> None:
     """Train a recipe; Ctrl-C saves and stops, --resume goes on."""
     from redraft.describe import describe
-    from redraft.progress import prepared, watch
+    from redraft.progress import prepared, stoppable, watch
     from redraft.recipe.find import find
     from redraft.recipe.start import start
 
@@ -88,30 +92,6 @@ def train(
         print(f"stopped at step {told.state.step}; go on with `{go_on}`")
 
 
-@contextmanager
-def stoppable():
-    """Ctrl-C and SIGTERM ask the loop to save and end; asked twice, they are what they were."""
-    asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-
-    def restore() -> None:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-    def ask(number, frame) -> None:
-        asked.append(number)
-        restore()
-        print("\nsaving, then stopping", file=sys.stderr)
-
-    for number in numbers:
-        signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        restore()
-
-
 @app.command()
 def generate(
     checkpoint: Annotated[
@@ -126,19 +106,29 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    correct: Correct = None,
+    label: Annotated[int | None, typer.Option(help="write towards this class")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0.0, help="how strongly; 1: as told, more: more so")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="a run of `classifier` that guides; --label default: 1")
+    ] = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
 ) -> None:
     """Write texts."""
+    from redraft.guided import guided
     from redraft.loading import WRITING, newest, open_pretrained
 
     if checkpoint is None:
         checkpoint = newest(RUNS)
         print(f"by {checkpoint}", file=sys.stderr)
-    model = open_pretrained(checkpoint)
+    judge = None if classifier is None else open_pretrained(classifier)
+    model = guided(open_pretrained(checkpoint), label, guidance, judge)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
-    given = options(temperature, top_k, top_p, steps, threshold)
+    given = options(temperature, top_k, top_p, steps, threshold, correct)
     sampler = sampler_of(model, tokens, order, Order.random, WRITING, given)
     show(
         model,
@@ -161,6 +151,7 @@ def infill(
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    correct: Correct = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -170,7 +161,7 @@ def infill(
 
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
-    given = options(temperature, top_k, top_p, steps, threshold)
+    given = options(temperature, top_k, top_p, steps, threshold, correct)
     sampler = sampler_of(model, tokens, order, Order.margin, FILLING, given)
     show(
         model,
@@ -236,6 +227,13 @@ def evaluate(
         f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
         + ("" if model.causal else f", {draws} draws a row")
     )
+    if found.unknown:
+        print(
+            f"note: {found.unknown} of the tokens are unknown to the tokenizer; what they stood "
+            "for is lost, so this is no bound for the text itself"
+        )
+    if not model.tokenizer.faithful:
+        print("note: this tokenizer changes texts; the bits are of what it keeps")
 
 
 @app.command()
@@ -275,6 +273,7 @@ def demo(
 ) -> None:
     """Real text in; a trained, evaluated and sampled diffusion language model out."""
     from redraft.demo import run
+    from redraft.progress import stoppable
 
     run(out, seconds, text, stoppable)
 

@@ -1,5 +1,7 @@
 """Progress with an ETA on everything long, on stderr; plain lines where there is no terminal."""
 
+import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +50,30 @@ def prepared() -> Iterator[None]:
         return
     with console.status("preparing text"):
         yield
+
+
+@contextmanager
+def stoppable():
+    """Ctrl-C and SIGTERM ask the loop to save and end; asked twice, they are what they were."""
+    asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def restore() -> None:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+    def ask(number, frame) -> None:
+        asked.append(number)
+        restore()
+        print("\nsaving, then stopping", file=sys.stderr)
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        restore()
 
 
 def watch(training: Iterable[Told], run: Run, out: Path) -> Told | None:

@@ -136,6 +136,7 @@ class Held:
     document: Int[np.ndarray, " N"]  # the document that each row is of
     row_bytes: Float[np.ndarray, " N"]  # of each row's text
     bytes: Int[np.ndarray, " D"]  # of each document's text, as far as it is in some row
+    unknown: int = 0  # tokens in the rows that stand for what the tokenizer cannot spell
 
     def __len__(self) -> int:
         return len(self.start)
@@ -205,7 +206,11 @@ def windows(
         each = [table[stream[a : a + n]].sum() for a, n in zip(start, size, strict=True)]
     each = np.asarray(each, np.float64)
     sizes = np.bincount(document, each, len(ends)).round().astype(np.int64)
-    return Held(stream, length, tokenizer.eos_id, start, size, document, each, sizes)
+    spans = zip(start.tolist(), size.tolist(), strict=True)
+    unknown = 0
+    if (strange := tokenizer.unknown_id) is not None:
+        unknown = sum(int((stream[a : a + n] == strange).sum()) for a, n in spans)
+    return Held(stream, length, tokenizer.eos_id, start, size, document, each, sizes, unknown)
 
 
 def table_of(tokenizer: Tokenizer) -> Int[np.ndarray, " V"] | None:

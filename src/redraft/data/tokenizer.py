@@ -14,6 +14,7 @@ from redraft.files import write_text
 # What known tokenizers call the two tokens; the first name is what we add where none is known.
 MASKS = ("[MASK]", "<|mdm_mask|>", "<|mask|>", "<|MASK|>", "<mask>", "<MASK>")
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
+SAMPLE = "A naïve  don't;\n\tend "  # what tokenizers change when they change anything
 
 
 class Tokenizer:
@@ -23,6 +24,7 @@ class Tokenizer:
     mask_id: int
     eos_id: int
     specials: dict[str, int]  # ids of the special tokens by their text, the two above included
+    unknown_id: int | None  # of the token for what it cannot spell
 
     def __init__(self, inner: Any):
         """Takes over a `tokenizers.Tokenizer`; raises BadInput if text can spell a special id."""
@@ -32,6 +34,7 @@ class Tokenizer:
         self.inner = inner
         self.mask_id, self.eos_id = special(inner, MASKS), special(inner, ENDS)
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        self.unknown_id = inner.token_to_id(getattr(inner.model, "unk_token", None) or "")
         added = inner.get_added_tokens_decoder().items()
         self.specials = {token.content: i for i, token in added if token.special}
         for name in self.specials:
@@ -39,14 +42,20 @@ class Tokenizer:
                 raise BadInput(f"this tokenizer cannot tell the text {name!r} from a special token")
 
     def spells_special(self, text: str) -> bool:
-        """Whether some of a text is encoded as a special token."""
+        """Whether some of a text is encoded as a special token, [UNK] apart: text may be that."""
+        forbidden = set(self.specials.values()) - {self.unknown_id}
         try:
-            return not set(self.encode(text)).isdisjoint(self.specials.values())
+            return not forbidden.isdisjoint(self.encode(text))
         except BadInput:  # a text that is refused spells nothing
             return False
 
+    @property
+    def faithful(self) -> bool:
+        """Whether texts come back as they were: letter case, accents, spaces and line ends."""
+        return is_chars(self.inner) or self.decode(self.encode(SAMPLE)) == SAMPLE
+
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, and nothing around them; never a special id."""
+        """The ids of a text, and nothing around them; no special id but that of [UNK]."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:

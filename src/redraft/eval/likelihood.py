@@ -1,7 +1,7 @@
 """How well a model predicts text it has not seen: bits per byte with a confidence interval."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Estimate:
     units: int
     unit: str
     by_t: tuple[tuple[float, float, float, int], ...] = ()  # t from, t to, nats a token, tokens
+    unknown: int = 0  # tokens that stand for what the tokenizer cannot spell
 
     @property
     def nats_per_token(self) -> float:
@@ -68,7 +69,8 @@ def likelihood(
         if progress is not None:
             progress(len(batch))
     found = np.concatenate(nats)
-    return estimate(found, held.row_bytes, held.document, int(held.size.sum()), levels)
+    whole = estimate(found, held.row_bytes, held.document, int(held.size.sum()), levels)
+    return replace(whole, unknown=held.unknown)
 
 
 def repeat(batch: Batch, draws: int) -> Batch:

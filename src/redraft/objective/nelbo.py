@@ -18,6 +18,7 @@ from redraft.mask import Documents, Full, Mask
 from redraft.objective.chunked import scored_by
 from redraft.objective.nll import scored_nll
 from redraft.objective.reduce import Weighing, per_target
+from redraft.objective.weigh import Weigh, Whole
 from redraft.process.discrete import Ids, Times
 from redraft.process.interpolating import Interpolating, Shares
 from redraft.process.mixing import Mixing
@@ -150,6 +151,7 @@ class GeneralNELBO:
     process: Interpolating
     mask: Mask = Full()
     t_min: float = 1e-3
+    weigh: Weigh = Whole()  # of positions in training; the bound is always evaluated whole
     exact: ClassVar[bool] = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
@@ -173,11 +175,11 @@ class GeneralNELBO:
         """Losses and nats of some positions."""
         ratios = self.process.log_ratios(logits, xt, t)
         nats = jump_rate(self.process, ratios, x0, xt, t) * (1 - 2 * self.t_min)
-        return nats, nats
+        return nats * self.weigh(self.process, x0, xt, t).to(nats), nats
 
     def bound(self, timed: bool) -> Objective:
         """The same, closer to the ends and without what a schedule leaves."""
-        return replace(self, process=self.process.complete(), t_min=NEAR)
+        return replace(self, process=self.process.complete(), t_min=NEAR, weigh=Whole())
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class Others(Reading):
 
     def log_x0(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:
         likely = process.transition(xt, torch.zeros_like(t), t).to(logits)
+        # A given token may be where at time t there is only noise: that tells nothing.
+        likely = likely.where(likely.sum(-1, keepdim=True) > 0, 1.0)
         return (process.normalised(logits) + likely.log()).log_softmax(-1)
 
     def log_ratios(self, process, logits: Logits, xt: Ids, t: Times) -> Logits:

@@ -22,6 +22,7 @@ class Run:
     plan: Plan
     seed: int = 0
     eval_rows: int = 64  # held-out rows that each evaluation during training looks at
+    init: str | None = None  # folder of weights to begin from; what they lack begins fresh
 
     def check(self, corpus: Corpus) -> None:
         """Raises BadInput unless the run fits together and was made for this vocabulary."""

@@ -1,8 +1,16 @@
 """What several recipes say in the same words."""
 
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from redraft.data.corpus import Corpus
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing
 from redraft.errors import BadInput
 from redraft.model.llama import LlamaConfig
+from redraft.process.mixing import Mixing
+from redraft.process.reading import Others
 from redraft.train.loop import Plan
 
 
@@ -17,6 +25,24 @@ def tokens(kind: str, vocab: int) -> Bytes | Chars | Bpe | Existing:
     if kind.endswith(".json"):
         return Existing(kind)
     raise BadInput(f"tokenizer={kind!r}: choose bytes, chars, bpe or the path of a tokenizer.json")
+
+
+def counts(corpus: Corpus) -> Int[Tensor, " V"]:
+    """How often every token occurs in the training text."""
+    size = corpus.tokenizer.vocab_size
+    found = np.zeros(size, np.int64)
+    for shard in corpus.tokens("train").shards:
+        found += np.bincount(shard, minlength=size)
+    return torch.from_numpy(found)
+
+
+def noise(kind: str, vocab: int, mask_id: int) -> Mixing:
+    """A process by its word: masked, or uniform."""
+    if kind == "masked":
+        return Mixing(vocab, mask_id)
+    if kind == "uniform":
+        return Mixing(vocab, mask_id, p_uniform=1.0, reading=Others())
+    raise BadInput(f"process={kind!r}: choose masked or uniform")
 
 
 def small_llama(vocab: int, width: int, depth: int, length: int) -> LlamaConfig:

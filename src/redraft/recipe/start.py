@@ -15,6 +15,7 @@ from redraft.describe import describe, read_json
 from redraft.errors import BadInput
 from redraft.eval.likelihood import likelihood
 from redraft.files import write_text
+from redraft.model.formats import bert
 from redraft.recipe.base import Run
 from redraft.train import checkpoint
 from redraft.train.loop import Told, train
@@ -34,6 +35,8 @@ def start(
     corpus = run.data.corpus()
     run.check(corpus)
     model = initial(run)
+    if run.init is not None and not (again and checkpoint.steps(out)):
+        given(model, run, run.init)
     rows = Rows(corpus, "train", run.length, run.seed)
     held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
     numbers = precision(run.plan.precision, place.device)
@@ -68,6 +71,17 @@ def initial(run: Run) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         return run.model.build()
+
+
+@torch.no_grad()
+def given(model: nn.Module, run: Run, folder: str) -> None:
+    """Put in the weights of somebody else's checkpoint, a Hugging Face BERT."""
+    config, weights = bert.read(folder, getattr(run.model, "timed", False))
+    if config != run.model:
+        raise BadInput(f"{folder}: another network than the run's")
+    wanted = dict(model.named_parameters())
+    for name, weight in weights.items():
+        wanted[name].copy_(weight)
 
 
 def claim(run: Run, out: Path, again: bool, corpus: Corpus) -> None:

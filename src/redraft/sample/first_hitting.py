@@ -4,11 +4,13 @@ Exact for the continuous-time reverse chain of masked diffusion, with one networ
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
 from redraft.draw import categorical
 from redraft.errors import BadInput
+from redraft.process.discrete import Discrete
 from redraft.process.mixing import Mixing
 from redraft.sample.unmask import top
 from redraft.types import Canvas, Logits, Rng, Time
@@ -18,15 +20,15 @@ from redraft.types import Canvas, Logits, Rng, Time
 class FirstHitting:
     """With n masks left at time tau, the next is lifted at 1 - alpha = u^(1/n) (1 - alpha(tau))."""
 
-    process: Mixing
+    process: Discrete
 
     def __post_init__(self) -> None:
-        if not self.process.absorbing:
+        if not (isinstance(self.process, Mixing) and self.process.absorbing):
             raise BadInput("first-hitting is exact for masked noise alone; use ancestral")
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """When the next mask is lifted."""
-        schedule = self.process.schedule
+        schedule = cast(Mixing, self.process).schedule
         now = canvas.memo.get("tau", torch.ones_like(canvas.step, dtype=torch.float64)[:, None])
         n = canvas.open.sum(-1, keepdim=True).clamp(min=1)
         u = 1 - rng.fold(canvas.step).fold("when").uniform(now)  # in (0, 1]

@@ -1,1 +1,1 @@
-"""Other projects' checkpoints: their configurations and names of weights, as ours."""
+"""Checkpoints of other projects: their settings and names, translated into ours."""

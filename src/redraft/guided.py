@@ -1,0 +1,112 @@
+"""A trained model that writes towards a class: told by its own labels, or by a classifier."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+from redraft.condition import Labelled
+from redraft.errors import BadInput
+from redraft.loading import Pretrained
+from redraft.objective.classify import Classify
+from redraft.objective.conditional import Conditional
+from redraft.process.reading import X0
+from redraft.sample.guide import Judged, Mixed, Tempered
+from redraft.sample.predict import Predict, Sampler, bind
+from redraft.types import Denoiser
+
+
+@dataclass(frozen=True, eq=False)
+class Told(Pretrained):
+    """Classifier-free guidance: gamma 0 is not told, 1 is told, above is told loudly."""
+
+    label: int
+    gamma: float
+
+    @property
+    def own_steps(self) -> bool:
+        """Whether it cannot use just any sampler."""
+        return not self.process.absorbing
+
+    def predict(self, sampler: Sampler) -> Predict:
+        """Both beliefs for a sampler that reads two; else they are blended before it."""
+        if getattr(sampler, "ratios", False):
+            raise BadInput("guidance blends beliefs about x0; this sampler reads jump rates")
+        model = cast(Denoiser, Labelled(self.model, self.label))
+        told = bind(model, self.process, self.mask)
+        form = sampler if isinstance(sampler, Tempered) else Mixed(self.gamma)
+        return form.between(told, super().predict(sampler))
+
+    def sampler(self, tokens: int) -> Sampler:
+        """For masks the usual one; else steps from the tempered law."""
+        if not self.own_steps:
+            return super().sampler(tokens)
+        return Tempered(self.process, max(1, tokens), self.gamma)
+
+
+@dataclass(frozen=True, eq=False)
+class Checked(Pretrained):
+    """Classifier guidance, first order."""
+
+    classifier: Any
+    label: int
+    gamma: float
+    own_steps = True
+
+    def predict(self, sampler: Sampler) -> Predict:
+        """The belief, and what the classifier thinks of every change."""
+        if not isinstance(sampler, Judged):
+            raise BadInput("a classifier guides ancestral steps alone: use sample.guide.Judged")
+        belief = super().predict(sampler)
+        return sampler.between(belief, self.classifier, self.label, self.mask)
+
+    def sampler(self, tokens: int) -> Sampler:
+        """Ancestral steps, weighed by the classifier."""
+        return Judged(self.process, max(1, tokens), self.gamma)
+
+
+def guided(
+    model: Pretrained,
+    label: int | None = None,
+    guidance: float | None = None,
+    judge: Pretrained | None = None,
+) -> Pretrained:
+    """The model that writes towards a class. Raises BadInput for what does not go together."""
+    if isinstance(model.trained, Classify):
+        raise BadInput(f"{model.path}: a classifier judges texts, it writes none")
+    if label is None and judge is None:
+        if guidance is not None:
+            raise BadInput("--guidance needs a --label or a --classifier to guide towards")
+        return model
+    gamma = 1.0 if guidance is None else guidance
+    same = {field.name: getattr(model, field.name) for field in fields(Pretrained)}
+    if judge is not None:
+        fits(model, judge)
+        label = known(1 if label is None else label, judge)
+        return Checked(**same, classifier=judge.model, label=label, gamma=gamma)
+    if not isinstance(model.trained, Conditional):
+        raise BadInput(
+            f"{model.path}: this model knows no classes; train `conditional`, or give --classifier"
+        )
+    return Told(**same, label=known(cast(int, label), model), gamma=gamma)
+
+
+def known(label: int, model: Pretrained) -> int:
+    """The label, if there is such a class."""
+    classes = cast(Any, model.trained).attribute.classes
+    if not 0 <= label < classes:
+        raise BadInput(f"--label {label}: {model.path} knows the classes 0 to {classes - 1}")
+    return label
+
+
+def fits(model: Pretrained, judge: Pretrained) -> None:
+    """BadInput unless the one can guide the other."""
+    if not isinstance(judge.trained, Classify):
+        raise BadInput(f"{judge.path}: no classifier; train one with `redraft train classifier`")
+    if model.causal:
+        raise BadInput(f"{model.path}: an autoregressive model cannot be guided by a classifier")
+    if judge.tokenizer.inner.to_str() != model.tokenizer.inner.to_str():
+        raise BadInput(f"{judge.path} has another tokenizer than {model.path}")
+    one, two = (cast(Any, replace(cast(Any, x.process), reading=X0())) for x in (judge, model))
+    if one != two:
+        raise BadInput(f"{judge.path} was trained on another noise than {model.path}")
+    if judge.length < model.length:
+        raise BadInput(f"{judge.path} reads {judge.length} tokens, the model writes {model.length}")

@@ -1,0 +1,48 @@
+"""Learning to tell the class of a noisy text: what classifier guidance asks."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from redraft.condition import Attribute
+from redraft.errors import BadInput
+from redraft.mask import Documents, Full, Mask
+from redraft.objective.nelbo import Nats, stratified
+from redraft.process.discrete import Discrete
+from redraft.types import Batch, Loss, Objective, Rng, Time
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Cross-entropy of a row's class, given the row at a stratified t.
+
+    `model(x, t, mask=, real=)` gives the logits of the classes, one line a row. The nats are of a
+    class, not of text, so what is logged for each byte or token is small and no likelihood.
+    """
+
+    process: Discrete
+    attribute: Attribute
+    mask: Mask = Full()
+    exact: ClassVar[bool] = False
+
+    def __call__(self, model: Any, batch: Batch, rng: Rng) -> Loss:
+        """Corrupt, classify, score."""
+        return self.scored(model, batch, rng)[0]
+
+    def scored(self, model: Any, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
+        """The loss per row; each row's nats, spread evenly over its targets; and t."""
+        t = stratified(batch, rng)
+        xt = self.process.corrupt(batch.tokens, t, rng.fold("noise"))
+        xt = torch.where(batch.target, xt, batch.tokens)
+        seen = self.mask & Documents(batch.doc)
+        logits = model(xt, t, mask=seen, real=batch.doc >= 0).float()
+        each = cross_entropy(logits, self.attribute(batch.tokens), reduction="none")
+        share = batch.target / batch.target.sum(-1, keepdim=True).clamp(min=1)
+        count = torch.tensor(len(batch), device=each.device)
+        return Loss(each.sum(), count), each.detach()[:, None] * share, t
+
+    def bound(self, timed: bool) -> Objective:
+        """There is none: always BadInput."""
+        raise BadInput("a classifier of noisy texts has no likelihood of text")
