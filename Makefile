@@ -16,7 +16,7 @@ TORCH ?= $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test quick check build clean
+.PHONY: help setup demo test quick check verify build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ check: $(VENV)/ready ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+verify: $(VENV)/ready ## agreement with the reference numbers in GOLDENS=FOLDER
+	@test -d "$(GOLDENS)" || { \
+		echo "make: verify needs a folder of goldens: make verify GOLDENS=FOLDER" >&2; exit 2; }
+	$(BIN)/python -m tests.goldens "$(GOLDENS)"
 
 build: $(VENV)/ready ## wheel and sdist in dist/
 	rm -rf dist

@@ -17,7 +17,7 @@ PINS = [
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     if line and line[0] != "#"
 ]
-COMMANDS = ("setup", "demo", "test", "quick", "check", "build", "clean", "help")
+COMMANDS = ("setup", "demo", "test", "quick", "check", "verify", "build", "clean", "help")
 
 
 def test_every_pin_is_exact_and_public():

@@ -43,3 +43,9 @@ def nucleus(logp: Float[Tensor, "*N V"], top_p: float, among: int) -> Float[Tens
     cut[..., :1] = False  # the likeliest always stays
     kept = ranked.masked_fill(cut, -torch.inf)
     return torch.full_like(logp, -torch.inf).scatter(-1, order, kept)
+
+
+def above(p: Float[Tensor, "*N V"], least: float) -> Float[Tensor, "*N V"]:
+    """Probabilities without those below `least`, normalised (GIDD's min-p)."""
+    p = p.masked_fill(p < least, 0.0)
+    return p / p.sum(-1, keepdim=True)
