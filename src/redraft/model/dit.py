@@ -202,9 +202,10 @@ class Dit(nn.Module):
         mask: Mask,
         at: Tokens | None = None,
         label: Label = None,
+        kv: Store | None = None,
     ) -> Logits:
         """Logits aligned with the positions they speak of."""
-        return self.head(self.features(x, t, mask=mask, at=at, label=label))
+        return self.head(self.features(x, t, mask=mask, at=at, label=label, kv=kv))
 
 
 EXAMPLES = (
