@@ -52,9 +52,18 @@ def settled(process: Discrete, canvas: Canvas, tokens: Tokens, last: Bool[Tensor
     return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
 
 
+def evenly(process: Discrete, n: int) -> Ancestral:
+    """n steps, or the next number of steps that divides those of the process."""
+    if isinstance(process, Matrix):
+        fit = (m for m in range(min(n, process.steps), process.steps) if process.steps % m == 0)
+        n = next(fit, process.steps)
+    return Ancestral(process, n)
+
+
 EXAMPLES = (
     Ancestral(Mixing(7, 3), n=5),
     Ancestral(Mixing(7, 3), n=40),
     Ancestral(Mixing(7, 3, 1.0), n=6),
     Ancestral(Gidd(7, 3), n=6),
+    Ancestral(Matrix(7, 3, Reflected(6, (0.0, 1.0, 9.0), 12)), n=6),
 )
