@@ -8,6 +8,7 @@ from torch import Tensor
 from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.gidd import Gidd
+from redraft.process.kernel import Reflected
 from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
 from redraft.types import Canvas, Logits, Rng, Time, Tokens
