@@ -103,10 +103,11 @@ def written(model: Pretrained, predict: Predict, sampler: Sampler, args) -> Toke
 
 
 def held_out(args) -> Tokens:
-    """Whole rows of the text that was not trained on."""
+    """Whole rows of the text that was not trained on, as many as are written."""
     corpus = find("conditional", options(args)).data.corpus()
     rows = documents_as_rows(corpus, "held_out", args.length)
-    return torch.cat([b.tokens[b.target.all(-1)] for b in rows.batches(64)])
+    whole = torch.cat([b.tokens[b.target.all(-1)] for b in rows.batches(64)])
+    return whole[torch.linspace(0, len(whole) - 1, min(args.texts, len(whole))).long()]
 
 
 def line(name: str, model: Pretrained, args, tokens: Tokens) -> None:
