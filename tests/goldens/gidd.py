@@ -9,11 +9,12 @@ from torch.nn.functional import one_hot
 from redraft.draw import categorical
 from redraft.mask import Full
 from redraft.objective.nelbo import NELBO, GeneralNELBO
+from redraft.objective.weigh import Clipped, Dynamic, Weigh, Whole, own
 from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.given import Given, rows
-from tests.goldens.networks import Network, network
+from tests.goldens.networks import Network, grad_norm, network
 
 EPS = 1e-4  # how near t comes to its ends, unless the checkpoint says otherwise
 LEAST = math.exp(-20)  # the share of random tokens is never less there
@@ -47,19 +48,39 @@ def loss(case: Case) -> dict:
     truth = process.marginal(one_hot(x0, found.vocab_size).double(), wide)
     zt = categorical(truth.log(), case["u_zt"])
     logits = found.model(zt, wide, mask=Full())
-    objective = GeneralNELBO(process, t_min=0.0)
-    elbo = objective.each(logits, x0, zt, wide.expand(x0.shape))[0]
+    objective = GeneralNELBO(process, t_min=0.0, weigh=weighing(case.settings))
+    each, elbo = objective.each(logits, x0, zt, wide.expand(x0.shape))
+    weights = own(process, x0, zt, wide)
+    weighed = weights * objective.weigh(process, x0, zt, wide)
+    now, slope = process.shares(wide), process.slopes(wide)
+    got = {"t": t, "zt": zt, "probs_zt": truth, "elbo": elbo, "metric_elbo": mean(case, elbo)}
+    got |= {"alpha": now.kept, "beta_pi": process.spread(now)[:, 0], "logits": logits}
+    got |= {"alpha_ratio": slope.kept / now.kept, "elbo_weights": weights, "loss_tokens": each}
+    got |= {"loss_mean": each.mean(), "loss_weights": weighed}
+    got |= {"grad_norm": grad_norm(found.model, each.mean())}
     with torch.no_grad():
-        now, slope = process.shares(wide), process.slopes(wide)
-        noise = process.spread(now)
-        weights = process.rate(zt, wide) / truth.gather(-1, zt[..., None]).squeeze(-1)
-        later = NotOffered(f"{NOT_BUILT}: the weightings of GIDD")
-    names = ("loss_tokens", "loss_mean", "loss_weights", "grad_norm", "metric_kl", "metric_is")
-    got = dict.fromkeys(names, later) | {"t": t, "zt": zt, "probs_zt": truth, "elbo": elbo}
-    got |= {"alpha": now.kept, "beta_pi": noise[:, 0], "alpha_ratio": slope.kept / now.kept}
-    got |= {"elbo_weights": weights, "logits": logits}
-    with torch.no_grad():
-        return got | {"metric_elbo": mean(case, elbo)}
+        return got | halves(case, process, truth, logits, zt, wide, weighed)
+
+
+def weighing(settings: dict) -> Weigh:
+    """How much a position counts in training."""
+    ends = float(settings["max_loss_weight"]), float(settings["min_loss_weight"])
+    ways = {"none": Whole(), "clip": Clipped(*ends), "dynamic": Dynamic(*ends)}
+    if settings["loss_weighting"] not in ways:
+        raise NotOffered(f"{NOT_BUILT}: the weighting {settings['loss_weighting']}")
+    return ways[settings["loss_weighting"]]
+
+
+def halves(case: Case, process: Gidd, truth, logits, zt: Tensor, t: Tensor, weight) -> dict:
+    """The two halves that GIDD logs: of the marginals, and of what is seen of them."""
+    guess = process.marginal(process.normalised(logits.double()).exp(), t)
+    kl = (torch.xlogy(truth, truth) - torch.xlogy(truth, guess)).sum(-1)
+    ratio = (truth / guess).gather(-1, zt[..., None]).squeeze(-1)
+    seen, whole = ratio - ratio.log() - 1, mean(case, weight)
+    return {
+        "metric_kl": mean(case, weight * kl) / whole,
+        "metric_is": mean(case, weight * seen) / whole,
+    }
 
 
 def mean(case: Case, each: Tensor) -> Tensor:

@@ -39,17 +39,20 @@ class Whole(Weigh):
 
 @dataclass(frozen=True)
 class Clipped(Weigh):
-    """The bound's weight, at most `most`."""
+    """The bound's weight, at least `least` and at most `most`."""
 
     most: float = 2.0
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.most > 0:
             raise BadInput(f"weights are clipped to a number above 0, not {self.most}")
+        if not 0 <= self.least <= self.most:
+            raise BadInput(f"the least weight is from 0 to {self.most}, not {self.least}")
 
     def __call__(self, process: Interpolating, x0: Ids, xt: Ids, t: Times) -> Times:
         weight = own(process, x0, xt, t)
-        return weight.clamp(max=self.most) / weight
+        return weight.clamp(self.least, self.most) / weight
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Dynamic(Weigh):
     """
 
     most: float = 2.0
+    least: float = 0.0
 
     def __call__(self, process: Interpolating, x0: Ids, xt: Ids, t: Times) -> Times:
         gamma = getattr(process, "gamma", 1.0)
@@ -68,7 +72,7 @@ class Dynamic(Weigh):
         size = 2**gamma * share / (1 - share) / process.vocab_size
         right = size * torch.exp(gamma / 2 * torch.sigmoid(-t))
         weight = torch.where(xt == x0, right, torch.ones_like(t))
-        weight = torch.where(process.noisy(xt), 2.0, weight).clamp(max=self.most)
+        weight = torch.where(process.noisy(xt), 2.0, weight).clamp(self.least, self.most)
         return weight / own(process, x0, xt, t).clamp(min=1e-12)
 
 
