@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -109,7 +109,10 @@ class Denoiser(Protocol):
 class Objective(Protocol):
     """From a batch to nats: what is learned, or what a likelihood is measured with."""
 
-    exact: ClassVar[bool]  # whether the nats are -log p(x0) itself and no bound on it
+    @property
+    def exact(self) -> bool:
+        """Whether the nats are -log p(x0) itself, and no bound on it."""
+        ...
 
     @property
     def process(self) -> Any:

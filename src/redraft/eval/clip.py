@@ -7,6 +7,7 @@ serves all of them.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -62,7 +63,7 @@ def search(
 
 @torch.no_grad()
 def moments(
-    model: nn.Module, objective: BlockNELBO, batches: Iterable[Batch], draws: int, seed: int
+    model: Any, objective: BlockNELBO, batches: Iterable[Batch], draws: int, seed: int
 ) -> Float[Tensor, "3 cells"]:
     """Number, sum and sum of squares of the losses of blocks, by their mask rate."""
     process = objective.process

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from redraft.process.discrete import Discrete
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.predict import Reuse, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
-from redraft.types import Denoiser, Rng, Tokens
+from redraft.types import Rng, Tokens
 
 CHUNK = 250  # rows that are written at once
 NEAR, FEW = 1.05, 0.1  # of the floor: a token error rate up to so many times, a share of faults
@@ -36,7 +37,7 @@ class Writer:
     """Somebody who writes sequences: the exact denoiser, or a trained network."""
 
     name: str
-    denoiser: Denoiser
+    denoiser: Any  # a Denoiser
     process: Discrete
     mask_id: int
     mask: Mask = Full()

@@ -1,11 +1,10 @@
 """Autoregressive cross-entropy: the baseline that every diffusion model is compared with."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from redraft.mask import BlockCausal, Documents, Mask
+from redraft.mask import BlockCausal, Documents
 from redraft.objective.nelbo import Nats
 from redraft.objective.nll import scored_nll
 from redraft.process.mixing import Mixing
@@ -20,8 +19,8 @@ class CrossEntropy:
     """
 
     process: Mixing  # says which token can never be right: [MASK]
-    mask: ClassVar[Mask] = BlockCausal(1)
-    exact: ClassVar[bool] = True
+    mask = BlockCausal(1)
+    exact = True
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Mean cross-entropy; nothing random in it."""

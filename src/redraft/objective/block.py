@@ -7,7 +7,6 @@ pass over noisy|clean gives all of them. Blocks are counted from the start of ea
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -88,7 +87,7 @@ class BlockNELBO:
     high: float = 1.0
     reduce: Callable[..., Weighing] = per_target
     resample: bool = False
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __post_init__(self) -> None:
         masked_only("BlockNELBO", self.process)
@@ -174,7 +173,7 @@ class BlockAnyOrder:
 
     process: Mixing
     size: int
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __post_init__(self) -> None:
         masked_only("BlockAnyOrder", self.process)

@@ -1,7 +1,7 @@
 """Learning to tell the class of a noisy text: what classifier guidance asks."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -25,7 +25,7 @@ class Classify:
     process: Discrete
     attribute: Attribute
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Any, batch: Batch, rng: Rng) -> Loss:
         """Corrupt, classify, score."""

@@ -7,7 +7,6 @@ With uniform noise it is the bound of UDLM (Schiff et al. 2024), with GIDD's noi
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -104,7 +103,7 @@ class NELBO:
     reduce: Callable[..., Weighing] = per_target
     mask: Mask = Full()
     t_min: float = 0.0  # above 0 the bound misses (0, t_min): less variance, a small bias
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __post_init__(self) -> None:
         masked_only("NELBO", self.process)
@@ -152,7 +151,7 @@ class GeneralNELBO:
     mask: Mask = Full()
     t_min: float = 1e-3
     weigh: Weigh = Whole()  # of positions in training; the bound is always evaluated whole
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt the targets, denoise, score."""
@@ -192,7 +191,7 @@ class AnyOrder:
 
     process: Mixing
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __post_init__(self) -> None:
         masked_only("AnyOrder", self.process)

@@ -8,7 +8,6 @@ told about by its survival, too. Per masked position and unit of time the diverg
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -40,7 +39,7 @@ class SpindleNELBO:
 
     process: Spindle
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt the targets, denoise, score."""

@@ -9,7 +9,6 @@ that contradicts the bound.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -48,7 +47,7 @@ class Variational:
     lam: float = 0.0
     positions: int | None = None
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lam < 0 or (self.positions is not None and self.positions < 1):

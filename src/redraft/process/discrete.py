@@ -6,6 +6,7 @@ time an entry or one that broadcasts; probabilities have the vocabulary last.
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,7 +26,7 @@ class Discrete(ABC):
     """Subclasses say how one token is corrupted; what undoes it follows."""
 
     vocab_size: int
-    mask_id: int | None  # never text, so never predicted; None where a vocabulary has no [MASK]
+    mask_id: Any  # int: never text, so never predicted; None where a vocabulary has no [MASK]
     reading: Reading
 
     @property

@@ -5,6 +5,7 @@ the tokens.
 """
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ SAMPLE = 1 << 19  # numbers that the looked-at rows may have together
 REST = 1e-4  # of the information may be left at t = 1
 
 
-def informed(
-    kernel: Reflected | Neighbours, share: Float[Tensor, " n"], knots: int = 100
-) -> Reflected | Neighbours:
+Kernel = TypeVar("Kernel", Reflected, Neighbours)
+
+
+def informed(kernel: Kernel, share: Float[Tensor, " n"], knots: int = 100) -> Kernel:
     """The kernel with the exponents that forget text of these frequencies evenly.
 
     Many states: the mean over x0 is taken over quantiles of the frequencies.

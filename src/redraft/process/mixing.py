@@ -7,6 +7,7 @@ that does not change over time; `gidd.py` has one that does.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,7 @@ class Mixing(Interpolating):
     """p_uniform is the share of random tokens in the noise; the rest of it is [MASK]."""
 
     vocab_size: int
-    mask_id: int | None
+    mask_id: Any  # int, or None in a vocabulary without [MASK]
     p_uniform: float = 0.0  # 0: masked diffusion, 1: uniform diffusion
     schedule: Schedule = Linear()
     reading: Reading = X0()

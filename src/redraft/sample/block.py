@@ -6,6 +6,7 @@ ones never changes, so its keys and values are computed once, and exactly.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full, Mask
-from redraft.process.discrete import Discrete
 from redraft.sample.predict import Predict, Reuse, Sampler, generate
 from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens
 
@@ -31,7 +31,7 @@ class Front:
     def __init__(
         self,
         model: Denoiser,
-        process: Discrete,
+        process: Any,
         size: int,
         context: int,
         cached: bool = True,

@@ -28,9 +28,7 @@ class Sampler(Protocol):
         ...
 
 
-def bind(
-    model: Denoiser, process: Any, mask: Mask | None = None, ratios: bool = False
-) -> Predict:
+def bind(model: Denoiser, process: Any, mask: Mask | None = None, ratios: bool = False) -> Predict:
     """What the model believes of every position of a canvas: normalised, without [MASK].
 
     With `ratios`, the log of q(y) / q(xt) instead, which samplers that follow jump rates read.
