@@ -14,6 +14,8 @@ from redraft.recipe.start import start
 from redraft.sample.guide import Judged, Tempered
 from redraft.sample.tau import Euler
 
+pytestmark = pytest.mark.slow
+
 SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=16 rows=4 micro=4 steps=1".split()
 RUNS = {
     "conditional": ["words=w"],

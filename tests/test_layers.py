@@ -8,7 +8,7 @@ import pytest
 
 import redraft
 
-BASE = "types errors files describe schedule mask draw levels weights condition"
+BASE = "types errors files describe schedule mask draw cache levels weights condition"
 RUNS = f"{BASE} process model adapt objective sample data train eval"
 MAY_IMPORT = {
     "errors": "",
@@ -23,15 +23,16 @@ MAY_IMPORT = {
     "condition": "types errors",
     "process": "types schedule draw errors",
     "view": "types errors",
+    "cache": "types",
     "model": "types mask errors describe weights",
     "adapt": "types schedule mask errors model",
     "objective": "types schedule mask condition process errors",
-    "sample": "types schedule mask draw process errors",
+    "sample": "types schedule mask draw cache process errors",
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
-    "eval": "types errors files levels condition data objective view",
+    "eval": "types errors files levels mask condition data objective view",
     "loading": (
-        "types errors describe schedule mask weights condition process model adapt objective "
+        "types errors describe schedule mask cache weights condition process model adapt objective "
         "sample data"
     ),
     "guided": "types errors condition process objective sample loading",

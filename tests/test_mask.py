@@ -3,7 +3,17 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from redraft.mask import BlockCausal, BlockDiffusion, Documents, Full
+from redraft.mask import (
+    BlockCausal,
+    BlockDiffusion,
+    Documents,
+    Full,
+    NumberedCausal,
+    NumberedDiffusion,
+    block_causal,
+    block_diffusion,
+    block_of,
+)
 from redraft.model import attention
 from redraft.model.attention import attend, flexible, sight
 
@@ -22,6 +32,8 @@ MASKS = {
     "packed_causal": BlockCausal(1) & Documents(DOC),
     "packed_blocks": Documents(DOC) & BlockCausal(3) & Full(),
     "packed_diffusion": BlockDiffusion(2, 6) & Documents(TWICE),
+    "local_blocks": block_causal(DOC, 3),
+    "local_diffusion": block_diffusion(TWICE[:, :6], 2),
 }
 every = pytest.mark.parametrize("name", MASKS)
 
@@ -38,6 +50,25 @@ def diffusion(size):
     return may
 
 
+def same(doc, b, q, k):
+    return doc[b, q] == doc[b, k]
+
+
+def local(doc, b, i, size):
+    """The block of a position within its document."""
+    return (i - doc[b].tolist().index(doc[b, i])) // size
+
+
+def local_diffusion(b, q, k):
+    doc = TWICE[:, :6]
+    block_q, block_k = local(doc, b, q % 6, 2), local(doc, b, k % 6, 2)
+    if not same(doc, b, q % 6, k % 6):
+        return False
+    if q < 6:
+        return block_k == block_q if k < 6 else block_k < block_q
+    return k >= 6 and block_k <= block_q
+
+
 MEANING = {
     "full": lambda b, q, k: True,
     "causal": lambda b, q, k: k <= q,
@@ -49,6 +80,10 @@ MEANING = {
     "packed_causal": lambda b, q, k: k <= q and DOC[b, q] == DOC[b, k],
     "packed_blocks": lambda b, q, k: k < 3 * (q // 3 + 1) and DOC[b, q] == DOC[b, k],
     "packed_diffusion": lambda b, q, k: diffusion(2)(b, q, k) and TWICE[b, q] == TWICE[b, k],
+    "local_blocks": lambda b, q, k: (
+        same(DOC, b, q, k) and local(DOC, b, k, 3) <= local(DOC, b, q, 3)
+    ),
+    "local_diffusion": lambda b, q, k: local_diffusion(b, q, k),
 }
 
 
@@ -76,6 +111,43 @@ def test_block_diffusion_is_the_published_picture():
     rows = "11......|11......|..1111..|..1111..|....11..|....11..|....1111|....1111".split("|")
     seen = BlockDiffusion(2, 4).dense(1, 8, 8)[0].int()
     assert ["".join(map(str, row)) for row in seen.tolist()] == [r.replace(".", "0") for r in rows]
+
+
+def test_blocks_are_counted_from_the_start_of_each_document():
+    doc = torch.tensor([[0] * 5 + [1] * 4 + [-1] * 3, [7] * 12, [0, 1] * 6])
+    want = ["000112223444", "000111222333", "0123456789AB"]
+    assert ["".join(f"{n:X}" for n in row) for row in block_of(doc, 3).tolist()] == want
+    assert torch.equal(block_of(doc, 1), torch.arange(12).expand(3, 12))
+
+
+def test_without_documents_blocks_need_no_numbers():
+    one = torch.zeros(2, 6, dtype=torch.long)
+    assert block_causal(one, 2) == BlockCausal(2)
+    assert block_diffusion(one, 2) == BlockDiffusion(2, 6)
+    number = block_of(one, 2)
+    for numbered, plain in (
+        (NumberedCausal(number), BlockCausal(2)),
+        (NumberedDiffusion(number), BlockDiffusion(2, 6)),
+    ):
+        n = 6 if plain == BlockCausal(2) else 12
+        assert torch.equal(numbered.dense(2, n, n), plain.dense(2, n, n))
+
+
+def test_one_block_is_full_noise_without_clean_text_and_blocks_of_one_see_themselves():
+    seen = BlockDiffusion(4, 4).dense(1, 8, 8)[0]
+    assert seen[:4, :4].all() and not seen[:4, 4:].any() and seen[4:, 4:].all()
+    seen = BlockDiffusion(1, 4).dense(1, 8, 8)[0]
+    assert torch.equal(seen[:4, :4], torch.eye(4).bool())
+    assert torch.equal(seen[:4, 4:], torch.ones(4, 4).bool().tril(-1))
+    assert torch.equal(seen[4:, 4:], torch.ones(4, 4).bool().tril())
+
+
+@every
+def test_a_cut_is_a_place_before_which_nobody_behind_it_looks(name):
+    mask, cut = MASKS[name], MASKS[name].cut()
+    assert (cut is None) == ("diffusion" not in name)
+    if cut is not None:
+        assert cut == 6 and not mask.dense(B, L, L)[:, cut:, :cut].any()
 
 
 def test_documents_forbid_nothing_where_there_is_one():

@@ -19,6 +19,7 @@ from redraft.lab.rates import (
     sequence_error_rate,
     token_error_rate,
 )
+from redraft.mask import BlockCausal, Full
 from redraft.process.mixing import Mixing
 from redraft.types import Rng
 
@@ -91,7 +92,7 @@ def test_the_sampler_has_the_enumerated_law():
     """`written` takes its steps as the theory says: every token due at one of them."""
     language = random_ngram(3, 2, seed=3, zeros=0.34).over(IDS, V)
     law = law_of_steps(Oracle(language, MASK), 3, 2)
-    x, calls = written(exact(language, MASKED), 3, 2, 12_000, 0)
+    x, calls = written(exact(language, MASKED, MASK), 3, 2, 12_000, 0)
     share = (x[:, None] == law.words).all(-1).double().mean(0)
     assert ((share - law.drawn).abs().sum() / 2).item() < 0.02
     assert calls == pytest.approx(2 * (1 - 0.5**3), abs=0.02)  # steps that show nothing are free
@@ -157,8 +158,8 @@ def test_constant_steps_for_tokens_and_growing_ones_for_sequences(tmp_path):
     found, lengths, steps = [], [4, 16], [2, 4, 8, 16, 32, 64]
     smooth, strict = (random_ngram(4, 2, 0, zeros).over([0, 2, 3, 4], 5) for zeros in (0.0, 0.5))
     process = Mixing(5, 1)
-    ter = Measure("ter", smooth, token_error_rate, (exact(smooth, process),), perplexity(smooth))
-    ser = Measure("ser", strict, sequence_error_rate, (exact(strict, process),), lambda n: 0.0)
+    ter = Measure("ter", smooth, token_error_rate, (exact(smooth, process, 1),), perplexity(smooth))
+    ser = Measure("ser", strict, sequence_error_rate, (exact(strict, process, 1),), lambda n: 0.0)
     for measure in (ter, ser):
         found += sweep(measure, lengths, steps, 250, 0)
     short, long = (needed(found, "ser", "exact", length) for length in lengths)
@@ -175,7 +176,22 @@ def test_constant_steps_for_tokens_and_growing_ones_for_sequences(tmp_path):
 
 def test_a_causal_writer_takes_a_step_a_token():
     language = random_ngram(3, 2, seed=3).over(IDS, V)
-    writer = Writer("left", Oracle(language, MASK), MASKED, causal=True)
+    writer = Writer("left", Oracle(language, MASK), MASKED, MASK, causal=True)
     measure = Measure("ter", language, token_error_rate, (writer,), perplexity(language))
     (row,) = sweep(measure, [6], [1, 2, 4], 40, 0)
     assert (row.steps, row.evaluations, row.samples) == (6, 6.0, 40)
+
+
+def test_a_writer_looks_where_its_mask_allows():
+    seen = []
+
+    class Spy(Oracle):
+        def features(self, x, t=None, *, mask=None, at=None):
+            seen.append(mask.dense(1, 4, 4)[0])
+            return super().features(x, t, mask=mask)
+
+    language = random_ngram(3, 2, seed=3).over(IDS, V)
+    for mask in (BlockCausal(1), Full()):
+        writer = Writer("spy", Spy(language, MASK), MASKED, MASK, mask, causal=True)
+        written(writer, 4, 4, 2, 0)
+        assert torch.equal(seen[-1], mask.dense(1, 4, 4)[0])

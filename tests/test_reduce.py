@@ -23,6 +23,7 @@ CONVENTIONS = {
     "flat_masked": 1.1400000,
     "flat_masked_path": 1.9036303,
     "flat_target": 0.8888889,  # N9
+    "unweighted": 0.6333333,
 }
 every = pytest.mark.parametrize("name", CONVENTIONS)
 

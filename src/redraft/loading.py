@@ -17,7 +17,7 @@ from redraft.mask import Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.nelbo import NELBO
 from redraft.process.discrete import Discrete
-from redraft.sample.ancestral import Ancestral
+from redraft.sample.ancestral import evenly
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin, random
 from redraft.types import Canvas, Denoiser, Objective, Rng
@@ -142,7 +142,7 @@ class Pretrained:
         if self.causal:
             return Unmask(leftmost, TopK(1), WRITING)
         if not self.process.absorbing:
-            return Ancestral(self.process, max(1, tokens))
+            return evenly(self.process, max(1, tokens))
         return Unmask(random, Steps(max(1, tokens)), WRITING)
 
     def predict(self, sampler: Sampler) -> Predict:

@@ -25,6 +25,10 @@ class Mask(ABC):
         """An equal mask without what forbids nothing: `Full` can use the fastest kernels."""
         return self
 
+    def cut(self) -> int | None:
+        """A position from which on nothing before it is seen, if that is known."""
+        return None
+
     def dense(self, B: int, Q: int, K: int, device: str = "cpu") -> Bool[Tensor, "B Q K"]:
         """The reference: what every kernel must agree with."""
         b, q, k = (torch.arange(n, device=device) for n in (B, Q, K))
@@ -55,6 +59,16 @@ class BlockCausal(Mask):
         return (q // self.size >= k // self.size) & (b >= 0)
 
 
+@dataclass(frozen=True, eq=False)
+class NumberedCausal(Mask):
+    """`BlockCausal` for blocks of any place and size: every position says which it is in."""
+
+    number: Int[Tensor, "B L"]
+
+    def may(self, b: Index, q: Index, k: Index) -> Answer:
+        return self.number[b, q] >= self.number[b, k]
+
+
 @dataclass(frozen=True)
 class BlockDiffusion(Mask):
     """The 2L layout noisy|clean of BD3-LM (Arriola et al. 2025).
@@ -69,9 +83,31 @@ class BlockDiffusion(Mask):
     def may(self, b: Index, q: Index, k: Index) -> Answer:
         q_clean, k_clean = q >= self.length, k >= self.length
         q_block, k_block = q % self.length // self.size, k % self.length // self.size
-        own = (q_clean == k_clean) & (q_block == k_block)
-        before = k_clean & (k_block < q_block)
-        return (own | before) & (b >= 0)
+        return halves(q_clean, k_clean, q_block, k_block) & (b >= 0)
+
+    def cut(self) -> int | None:
+        return self.length
+
+
+@dataclass(frozen=True, eq=False)
+class NumberedDiffusion(Mask):
+    """`BlockDiffusion` for blocks of any place and size, the same in both halves."""
+
+    number: Int[Tensor, "B L"]
+
+    def may(self, b: Index, q: Index, k: Index) -> Answer:
+        L = self.number.shape[1]
+        q_block, k_block = self.number[b, q % L], self.number[b, k % L]
+        return halves(q >= L, k >= L, q_block, k_block)
+
+    def cut(self) -> int | None:
+        return self.number.shape[1]
+
+
+def halves(q_clean: Answer, k_clean: Answer, q_block: Index, k_block: Index) -> Answer:
+    """Who sees whom in the layout noisy|clean."""
+    own = (q_clean == k_clean) & (q_block == k_block)
+    return own | (k_clean & (k_block < q_block))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,3 +138,33 @@ class Both(Mask):
         if isinstance(one, Full):
             return two
         return one if isinstance(two, Full) else Both(one, two)
+
+    def cut(self) -> int | None:
+        return self.one.cut() or self.two.cut()
+
+
+def starts(doc: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+    """Where a document of a packed row begins."""
+    changes = doc[:, 1:] != doc[:, :-1]
+    return torch.cat([torch.ones_like(doc[:, :1], dtype=torch.bool), changes], 1)
+
+
+def block_of(doc: Int[Tensor, "B L"], size: int) -> Int[Tensor, "B L"]:
+    """The block of every position, numbered along the row, begun anew with every document."""
+    at = torch.arange(doc.shape[1], device=doc.device).expand(doc.shape)
+    begin = torch.where(starts(doc), at, 0).cummax(1).values
+    return ((at - begin) % size == 0).cumsum(1) - 1
+
+
+def block_causal(doc: Int[Tensor, "B L"], size: int) -> Mask:
+    """`BlockCausal` with documents that do not see each other, blocks counted within each."""
+    if isinstance(Documents(doc).simple(), Full):
+        return BlockCausal(size)
+    return NumberedCausal(block_of(doc, size)) & Documents(doc)
+
+
+def block_diffusion(doc: Int[Tensor, "B L"], size: int) -> Mask:
+    """`BlockDiffusion` with documents that do not see each other, blocks counted within each."""
+    if isinstance(Documents(doc).simple(), Full):
+        return BlockDiffusion(size, doc.shape[1])
+    return NumberedDiffusion(block_of(doc, size)) & Documents(torch.cat([doc, doc], 1))

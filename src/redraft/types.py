@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,8 +90,10 @@ class Denoiser(Protocol):
         """Unnormalised log-probabilities at every position."""
         ...
 
-    def features(self, x: Tokens, t: Time | None, *, mask) -> Features:
-        """What the head reads."""
+    def features(
+        self, x: Tokens, t: Time | None, *, mask, at: Tokens | None = None, kv: Any = None
+    ) -> Features:
+        """What the head reads. `at`: positions; `kv`: a store of what stands before the row."""
         ...
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
@@ -107,9 +109,17 @@ class Denoiser(Protocol):
 class Objective(Protocol):
     """From a batch to nats: what is learned, or what a likelihood is measured with."""
 
-    process: Any  # what the noise is
-    mask: Any  # who may attend to whom
-    exact: bool  # whether the nats are -log p(x0) itself and no bound on it
+    exact: ClassVar[bool]  # whether the nats are -log p(x0) itself and no bound on it
+
+    @property
+    def process(self) -> Any:
+        """What the noise is."""
+        ...
+
+    @property
+    def mask(self) -> Any:
+        """Who may attend to whom."""
+        ...
 
     def scored(self, model: Denoiser, batch: Batch, rng: "Rng") -> "tuple[Loss, Tensor, Time]":
         """The loss, the bound's nats at every position (detached), and t."""

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from redraft.objective.variational import Variational, prior_gap, step_kl
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from redraft.adapt.clock import TotalNoise
 from redraft.mask import Full
+from redraft.objective.variational import Variational, prior_gap, step_kl
 from redraft.process.mixing import Mixing
 from redraft.process.reading import X0, Others
 from redraft.schedule import Linear, Schedule

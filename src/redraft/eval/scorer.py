@@ -58,7 +58,7 @@ def over_rows(
     rows: Sequence[Sequence[int]], scorer: nn.Module, objective, pad: int, length: int
 ) -> Generative:
     """The same for token ids of the scorer."""
-    if not getattr(objective, "exact", True):
+    if not objective.exact:
         raise BadInput("generative perplexity needs an autoregressive scorer; a bound is no score")
     pieces = [(i, row[a : a + length]) for i, row in enumerate(rows) for a in at(row, length)]
     if not pieces:

@@ -93,9 +93,8 @@ def finite(x: float) -> float | None:
 def likelihood(each: Trained, settings: Settings) -> dict:
     """Bits per byte, and of what kind the number is."""
     objective = each.model.objective
-    exact = getattr(objective, "exact", each.model.causal)
     found = measured_corpus(each.model, each.run, settings.rows, settings.draws)
-    kind = "exact" if exact else f"upper bound ({type(objective).__name__})"
+    kind = "exact" if objective.exact else f"upper bound ({type(objective).__name__})"
     return {"kind": kind, **{k: v for k, v in asdict(found).items() if k != "by_t"}}
 
 

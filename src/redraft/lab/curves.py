@@ -7,6 +7,7 @@ sequence without a fault takes steps that grow with it (Feng et al. 2025).
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from redraft.lab.language import Language
 from redraft.lab.oracle import Oracle
 from redraft.lab.plots import panels
 from redraft.lab.rates import Rate, entropy_of, token_error_rate
-from redraft.process.mixing import Mixing
+from redraft.mask import Full, Mask
+from redraft.process.discrete import Discrete
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.predict import Reuse, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
@@ -35,7 +37,9 @@ class Writer:
 
     name: str
     denoiser: Denoiser
-    process: Mixing
+    process: Discrete
+    mask_id: int
+    mask: Mask = Full()
     causal: bool = False  # then it writes from left to right, one token a step
     samples: float = 1.0  # share of the samples: a network takes longer
 
@@ -73,7 +77,7 @@ def perplexity(language: Language) -> Callable[[int], float]:
 
     def floor(length: int) -> float:
         try:
-            return float(torch.tensor(language.entropy(length) / length).exp())
+            return math.exp(language.entropy(length) / length)
         except BadInput:
             rng = Rng.of(0, torch.arange(20_000)).fold("floor")
             return token_error_rate(language, language.sample(length, rng)).value
@@ -81,9 +85,9 @@ def perplexity(language: Language) -> Callable[[int], float]:
     return floor
 
 
-def exact(language: Language, process: Mixing) -> Writer:
+def exact(language: Language, process: Discrete, mask_id: int) -> Writer:
     """The language's own denoiser."""
-    return Writer("exact", Oracle(language, process.mask_id), process)
+    return Writer("exact", Oracle(language, mask_id), process, mask_id)
 
 
 def sweep(
@@ -117,8 +121,8 @@ def written(
     sampler, parts, calls = sampler_for(writer, steps), [], 0
     for first in range(0, samples, CHUNK):
         index = torch.arange(first, min(samples, first + CHUNK))
-        canvas = blank([[None] * length] * len(index), writer.process.mask_id, 0)
-        predict = bind(writer.denoiser, writer.process)
+        canvas = blank([[None] * length] * len(index), writer.mask_id, 0)
+        predict = bind(writer.denoiser, writer.process, writer.mask)
         last = canvas
         for last in generate(predict, canvas, sampler, Rng.of(seed, index)):  # noqa: B007
             pass

@@ -52,9 +52,10 @@ def measured(name: str, language: Language, rate: Callable, models: Sequence) ->
     """What is counted, by whom: the language is written in the tokens of the networks, if any."""
     vocab = language.emit.shape[1]
     process = models[0].process if models else trained.plain(vocab)
+    mask_id = models[0].tokenizer.mask_id if models else vocab
     ids = trained.ids(models[0].tokenizer, vocab) if models else list(range(vocab))
     language = language.over(ids, process.vocab_size)
-    writers = (exact(language, process), *trained.writers(models, language))
+    writers = (exact(language, process, mask_id), *trained.writers(models, language))
     perfect = perplexity(language) if name == "ter" else lambda length: 0.0
     return Measure(name, language, rate, writers, perfect)
 

@@ -89,7 +89,10 @@ def writers(models: Sequence[Pretrained], language: Language) -> list[Writer]:
         allowed[language.symbols] = 0.0
         name = "autoregressive" if model.causal else "trained"
         only = Only(cast(Denoiser, model.model), allowed)
-        found.append(Writer(name, only, model.process, model.causal, samples=SHARE))
+        mask_id = model.tokenizer.mask_id
+        found.append(
+            Writer(name, only, model.process, mask_id, model.mask, model.causal, samples=SHARE)
+        )
     return found
 
 

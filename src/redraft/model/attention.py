@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from redraft.mask import BlockCausal, Full, Mask
 
 Heads = Float[Tensor, "B H L Dh"]
+Keys = Float[Tensor, "B H K Dh"]
 EXPLICIT = 512  # up to this length a CPU's training step is faster with the scores written out
 
 
@@ -21,32 +22,51 @@ class Sight:
     """A mask made ready for the kernels, once for all layers."""
 
     causal: bool = False
-    dense: Bool[Tensor, "B 1 L L"] | None = None
+    dense: Bool[Tensor, "B 1 L K"] | None = None
+    cut: int | None = None  # positions from here on see nothing before it
     block: Any = None  # a flex_attention BlockMask
 
 
-def sight(mask: Mask, B: int, L: int, device: torch.device) -> Sight:
-    """What `attend` needs to know of a mask."""
+def sight(mask: Mask, B: int, L: int, device: torch.device, before: int = 0) -> Sight:
+    """What `attend` needs to know of a mask; the first `before` positions are keys only."""
     mask = mask.simple()
     if isinstance(mask, Full):
         return Sight()
+    if before:
+        K = before + L
+        return Sight(dense=mask.dense(B, K, K, str(device))[:, None, before:])
     if mask == BlockCausal(1):
         return Sight(causal=True)
     if device.type == "cuda":
         return Sight(block=mask.flex(B, L, L, str(device)))
-    return Sight(dense=mask.dense(B, L, L, str(device))[:, None])
+    return Sight(dense=mask.dense(B, L, L, str(device))[:, None], cut=mask.cut())
 
 
-def attend(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
+def attend(q: Heads, k: Keys, v: Keys, sight: Sight) -> Heads:
     """softmax(q k' / sqrt(Dh)) v over the positions that may be seen."""
     if sight.block is not None:
         return flexible(q, k, v, sight.block)
+    if sight.cut is not None:
+        return parted(q, k, v, sight, sight.cut)
     if q.device.type == "cpu" and q.requires_grad and q.shape[2] <= EXPLICIT:
         return explicit(q, k, v, sight)
     return sdpa(q, k, v, attn_mask=sight.dense, is_causal=sight.causal)
 
 
-def explicit(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
+def parted(q: Heads, k: Keys, v: Keys, sight: Sight, cut: int) -> Heads:
+    """In two calls, so that a quarter of the scores, which nobody may see, is not computed."""
+    assert sight.dense is not None
+    first, second = sight.dense[..., :cut, :], sight.dense[..., cut:, cut:]
+    return torch.cat(
+        [
+            attend(q[:, :, :cut], k, v, Sight(dense=first)),
+            attend(q[:, :, cut:], k[:, :, cut:], v[:, :, cut:], Sight(dense=second)),
+        ],
+        2,
+    )
+
+
+def explicit(q: Heads, k: Keys, v: Keys, sight: Sight) -> Heads:
     """The formula. torch's fused kernel has a slower backward pass on CPUs (docs/log.md)."""
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if sight.causal:
@@ -58,7 +78,7 @@ def explicit(q: Heads, k: Heads, v: Heads, sight: Sight) -> Heads:
     return score.softmax(-1) @ v
 
 
-def flexible(q: Heads, k: Heads, v: Heads, block: Any) -> Heads:
+def flexible(q: Heads, k: Keys, v: Keys, block: Any) -> Heads:
     """FlexAttention skips the blocks that nobody may see. It has no backward on a CPU."""
     return flex(q.device.type == "cuda")(q, k, v, block_mask=block)
 

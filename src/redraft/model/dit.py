@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.model.attention import Sight
-from redraft.model.layers import Angles, Attention, Heads, enter
+from redraft.model.layers import Angles, Attention, Heads, Store, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 Vector = Float[Tensor, "B #L C"]
@@ -106,10 +106,19 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.steer = nn.Linear(config.cond_width, 6 * width) if config.steered else None
 
-    def forward(self, x: Features, c: Vector | None, angles: Angles, seen: Sight) -> Features:
+    def forward(
+        self,
+        x: Features,
+        c: Vector | None,
+        angles: Angles,
+        seen: Sight,
+        kv: Store | None = None,
+        layer: int = 0,
+    ) -> Features:
         """One layer."""
         shift, scale, gate, shift2, scale2, gate2 = steering(self.steer, c, x, PLAIN)
-        x = x + gate * self.attention(self.attention_norm(x, shift, scale), angles, seen)
+        read = self.attention(self.attention_norm(x, shift, scale), angles, seen, kv, layer)
+        x = x + gate * read
         hidden = F.gelu(self.up(self.mlp_norm(x, shift2, scale2)), approximate="tanh")
         return x + gate2 * self.down(hidden)
 
@@ -167,13 +176,14 @@ class Dit(nn.Module):
         mask: Mask,
         at: Tokens | None = None,
         label: Label = None,
+        kv: Store | None = None,
     ) -> Features:
         """The last hidden states. `label` is a class a row: None the null class, -1 no class."""
         c = self.condition(x, t, label)
         size = self.config.width // self.config.n_heads
-        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta)
-        for layer in self.layers:
-            h = layer(h, c, angles, seen)
+        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta, kv)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, c, angles, seen, kv, i)
         return self.norm(h, *steering(self.steer, c, h, PLAIN[:2]))
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
@@ -192,9 +202,10 @@ class Dit(nn.Module):
         mask: Mask,
         at: Tokens | None = None,
         label: Label = None,
+        kv: Store | None = None,
     ) -> Logits:
         """Logits aligned with the positions they speak of."""
-        return self.head(self.features(x, t, mask=mask, at=at, label=label))
+        return self.head(self.features(x, t, mask=mask, at=at, label=label, kv=kv))
 
 
 EXAMPLES = (

@@ -1,6 +1,7 @@
 """What the networks share: norm, rotary positions, attention, feed-forward."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,18 @@ from redraft.model.attention import Sight, attend, sight
 from redraft.types import Features
 
 Angles = tuple[Float[Tensor, "*B 1 L Dh"], Float[Tensor, "*B 1 L Dh"]]  # cos and sin
+Kv = Float[Tensor, "B H L Dh"]
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keys and values of earlier positions (`redraft.cache`)."""
+
+    length: int  # positions it holds
+
+    def put(self, layer: int, k: Kv, v: Kv) -> tuple[Tensor, Tensor]:
+        """Take those of the next positions; give all from the first to them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,14 +50,20 @@ def rotary(at: Int[Tensor, "*B L"], size: int, theta: float, dtype: torch.dtype)
 
 
 def enter(
-    h: Features, mask: Mask, at: Int[Tensor, "B L"] | None, size: int, theta: float
+    h: Features,
+    mask: Mask,
+    at: Int[Tensor, "B L"] | None,
+    size: int,
+    theta: float,
+    kv: Store | None = None,
 ) -> tuple[Features, Angles, Sight]:
     """What all layers are given: the stream in autocast's dtype, the angles, the mask."""
     B, L, _ = h.shape
     if torch.is_autocast_enabled(h.device.type):  # the residual stream at half the bandwidth
         h = h.to(torch.get_autocast_dtype(h.device.type))
-    at = torch.arange(L, device=h.device) if at is None else at
-    return h, rotary(at, size, theta, h.dtype), sight(mask, B, L, h.device)
+    before = 0 if kv is None else kv.length
+    at = torch.arange(before, before + L, device=h.device) if at is None else at
+    return h, rotary(at, size, theta, h.dtype), sight(mask, B, L, h.device, before)
 
 
 def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles) -> Float[Tensor, "B H L Dh"]:
@@ -83,7 +102,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(heads.size, heads.norm_eps)
             self.k_norm = RMSNorm(heads.size, heads.norm_eps)
 
-    def forward(self, x: Features, angles: Angles, seen: Sight) -> Features:
+    def forward(
+        self, x: Features, angles: Angles, seen: Sight, kv: Store | None = None, layer: int = 0
+    ) -> Features:
         """Every position reads the positions that it may see."""
         B, L, _ = x.shape
         q, k, v = (
@@ -93,6 +114,8 @@ class Attention(nn.Module):
         if self.heads.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
+        if kv is not None:
+            k, v = kv.put(layer, k, v)
         groups = self.heads.n_heads // self.heads.n_kv_heads
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.model.attention import Sight
-from redraft.model.layers import Angles, Attention, Heads, RMSNorm, SwiGLU, enter
+from redraft.model.layers import Angles, Attention, Heads, RMSNorm, Store, SwiGLU, enter
 from redraft.types import Features, Logits, Time, Tokens
 
 
@@ -72,9 +72,11 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config.width, config.hidden, config.mlp_bias)
 
-    def forward(self, x: Features, angles: Angles, seen: Sight) -> Features:
+    def forward(
+        self, x: Features, angles: Angles, seen: Sight, kv: Store | None = None, layer: int = 0
+    ) -> Features:
         """One layer."""
-        x = x + self.attention(self.attention_norm(x), angles, seen)
+        x = x + self.attention(self.attention_norm(x), angles, seen, kv, layer)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -108,13 +110,22 @@ class Llama(nn.Module):
         return self.embedding(x)
 
     def features(
-        self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
+        self,
+        x: Tokens,
+        t: Time | None = None,
+        *,
+        mask: Mask,
+        at: Tokens | None = None,
+        kv: Store | None = None,
     ) -> Features:
-        """The last hidden states, normalised. `at` gives positions other than 0, 1, 2, ..."""
+        """The last hidden states, normalised. `at` gives positions other than 0, 1, 2, ...
+
+        With `kv` the row goes on behind what is stored there, and `mask` speaks of both.
+        """
         size = self.config.width // self.config.n_heads
-        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta)
-        for layer in self.layers:
-            h = layer(h, angles, seen)
+        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta, kv)
+        for i, layer in enumerate(self.layers):
+            h = layer(h, angles, seen, kv, i)
         return self.norm(h)
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:

@@ -66,6 +66,11 @@ def flat_masked(noised: Where, target: Where, rate: Weights) -> Weighing:
     return Weighing(noised.to(rate), noised.sum().to(rate))
 
 
+def unweighted(noised: Where, target: Where, rate: Weights) -> Weighing:
+    """Masked positions alike, over all targets (BD3-LM clipped above one half): not a bound."""
+    return Weighing(noised.to(rate), target.sum().to(rate))
+
+
 def flat_masked_path(noised: Where, target: Where, rate: Weights) -> Weighing:
     """`flat_masked` plus the path term of Open-dLLM (N8), weighted by the model's confidence."""
     return Weighing(noised.to(rate), noised.sum().to(rate), rate * noised)

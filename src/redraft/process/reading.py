@@ -7,14 +7,15 @@ itself shows, and only one of them makes a published formula a tight bound.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 Logits = Float[Tensor, "... V"]
-Ids = Int[Tensor, "..."] | None
-Times = Float[Tensor, "..."] | None  # broadcasts to the ids
+Ids = Any  # Int[Tensor, "..."], or None where nothing is read from them
+Times = Any  # Float[Tensor, "..."] that broadcasts to the ids, or None
 
 
 def logged(x: Logits) -> Logits:

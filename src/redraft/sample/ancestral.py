@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool
 from torch import Tensor
 
+from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.gidd import Gidd
+from redraft.process.kernel import Reflected
+from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
 from redraft.types import Canvas, Logits, Rng, Time, Tokens
 
@@ -21,6 +24,12 @@ class Ancestral:
 
     process: Discrete
     n: int = 256
+
+    def __post_init__(self) -> None:
+        if isinstance(self.process, Matrix) and self.process.steps % self.n:
+            raise BadInput(
+                f"{self.n} steps do not divide the {self.process.steps} of the process evenly"
+            )
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """From 1 down to 1/n."""
@@ -44,9 +53,18 @@ def settled(process: Discrete, canvas: Canvas, tokens: Tokens, last: Bool[Tensor
     return replace(canvas, tokens=tokens, noisy=noisy, step=canvas.step + 1)
 
 
+def evenly(process: Discrete, n: int) -> Ancestral:
+    """n steps, or the next number of steps that divides those of the process."""
+    if isinstance(process, Matrix):
+        fit = (m for m in range(min(n, process.steps), process.steps) if process.steps % m == 0)
+        n = next(fit, process.steps)
+    return Ancestral(process, n)
+
+
 EXAMPLES = (
     Ancestral(Mixing(7, 3), n=5),
     Ancestral(Mixing(7, 3), n=40),
     Ancestral(Mixing(7, 3, 1.0), n=6),
     Ancestral(Gidd(7, 3), n=6),
+    Ancestral(Matrix(7, 3, Reflected(6, (0.0, 1.0, 9.0), 12)), n=6),
 )

@@ -1,13 +1,12 @@
 """Where a model, a process and a mask become log-probabilities; and the loop over canvases."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from redraft.mask import Documents, Full, Mask
-from redraft.process.discrete import Discrete
 from redraft.types import Canvas, Denoiser, Logits, Rng, Time
 
 Predict = Callable[[Canvas, Time | None], Logits]
@@ -30,7 +29,7 @@ class Sampler(Protocol):
 
 
 def bind(
-    model: Denoiser, process: Discrete, mask: Mask | None = None, ratios: bool = False
+    model: Denoiser, process: Any, mask: Mask | None = None, ratios: bool = False
 ) -> Predict:
     """What the model believes of every position of a canvas: normalised, without [MASK].
 

@@ -1,0 +1,167 @@
+"""Block after block: a sampler inside the open block, the finished blocks before it held fixed.
+
+For models trained by block diffusion (Arriola et al. 2025). What a finished block is to later
+ones never changes, so its keys and values are computed once, and exactly.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from redraft.cache.store import Dense
+from redraft.mask import BlockCausal, Documents, Full, Mask
+from redraft.process.discrete import Discrete
+from redraft.sample.predict import Predict, Reuse, Sampler, generate
+from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens
+
+Rows = Bool[Tensor, " B"]
+
+
+class Front:
+    """What a model believes of the open block, given the finished blocks before it.
+
+    Without `cached` everything is computed anew each time: slower, the same to rounding. When the
+    blocks have filled the context, the newer half of it is encoded again from position 0, and
+    what is older is forgotten.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        process: Discrete,
+        size: int,
+        context: int,
+        cached: bool = True,
+        ratios: bool = False,
+    ):
+        self.model, self.size, self.context, self.cached = model, size, context, cached
+        self.process, self.timed = process, getattr(model, "timed", True)
+        self.read = process.log_ratios if ratios else process.log_x0
+        self.timeless = not ratios and process.reading.timeless and not self.timed
+        self.past: Tokens | None = None  # tokens of the finished blocks that are remembered
+        self.doc: Tokens | None = None
+        self.store = Dense()
+
+    def predict(self) -> Predict:
+        """For the samplers: beliefs about the open block alone."""
+        return Reuse(self.believe) if self.timeless else self.believe
+
+    @torch.no_grad()
+    def believe(self, canvas: Canvas, t: Time | None) -> Logits:
+        """The canvas holds the open block; `row` in its memo says whose past belongs to it."""
+        if t is None:
+            real = (canvas.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
+            t = self.process.schedule.time(1 - canvas.noisy.sum(-1, keepdim=True).double() / real)
+        h = self.features(canvas.tokens, canvas.doc, t, canvas.memo["row"].long())
+        return self.read(self.model.head(h).float(), canvas.tokens, t)
+
+    def features(self, x: Tokens, doc: Tokens, t: Time, rows: Tensor) -> Features:
+        """Of the tokens x that follow the past of some rows."""
+        if self.past is None or self.doc is None:
+            return self.model.features(x, t, mask=self.seen(doc, x.shape[1]))
+        seen = self.seen(torch.cat([self.doc[rows], doc], 1), x.shape[1])
+        if self.cached:
+            store = self.store if len(rows) == len(self.past) else self.store.rows(rows)
+            return self.model.features(x, t, mask=seen, kv=store)
+        past = self.past[rows]
+        t = torch.cat([torch.zeros_like(past).to(t), t.expand(x.shape)], 1)
+        both = torch.cat([past, x], 1)
+        return self.model.features(both, t, mask=seen)[:, past.shape[1] :]
+
+    def seen(self, doc: Tokens, n: int) -> Mask:
+        """What the last n positions see. One block sees all before it and itself."""
+        inner = Full() if n <= self.size and self.cached else BlockCausal(self.size)
+        return inner & Documents(doc)
+
+    @torch.no_grad()
+    def advance(self, x: Tokens, doc: Tokens, ahead: int) -> None:
+        """Take finished blocks into the past; the next block has `ahead` positions."""
+        self.past = x if self.past is None else torch.cat([self.past, x], 1)
+        self.doc = doc if self.doc is None else torch.cat([self.doc, doc], 1)
+        if self.past.shape[1] + ahead > self.context:
+            keep = self.context // 2 // self.size * self.size
+            gone = self.past.shape[1] - keep
+            self.past, self.doc, self.store = self.past[:, gone:], self.doc[:, gone:], Dense()
+            x = self.past
+        if self.cached and x.shape[1]:
+            clean = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
+            self.model.features(x, clean, mask=self.seen(self.doc, x.shape[1]), kv=self.store)
+            self.store.commit(x.shape[1])
+
+    def drop(self, which: Rows) -> None:
+        """Forget the rows that are not in `which`."""
+        if self.past is not None and self.doc is not None:
+            self.past, self.doc = self.past[which], self.doc[which]
+            self.store = self.store.rows(which)
+
+
+def generate_blocks(
+    front: Front, canvas: Canvas, sampler: Sampler, rng: Rng, end: int | None = None
+) -> Iterator[Canvas]:
+    """Yield every canvas on the way. A row whose finished block holds the token `end` is over.
+
+    What is given to the right of the open block is not seen. Every block is drawn with noise of
+    its own, and a sampler begins it with an empty memory.
+    """
+    size, L = front.size, canvas.tokens.shape[1]
+    first = int(canvas.open.any(0).int().argmax()) // size * size
+    if first:
+        front.advance(canvas.tokens[:, :first], canvas.doc[:, :first], min(size, L - first))
+    alive = torch.ones(len(canvas.tokens), dtype=torch.bool, device=canvas.tokens.device)
+    for at in range(first, L, size):
+        columns = slice(at, at + size)
+        base, block = canvas.step, opened(canvas, alive, columns)
+        noise = Rng(rng.key[alive]).fold("block").fold(at // size)
+        for part in generate(front.predict(), block, sampler, noise):
+            canvas = stitched(canvas, part, alive, columns, base)
+            if end is not None and not part.open.any():
+                canvas = ended(canvas, columns, end)
+            yield canvas
+        going = alive if end is None else alive & ~over(canvas, columns, end)
+        ahead = min(size, L - at - size)
+        if not going.any() or ahead <= 0:
+            return
+        if bool((going != alive).any()):
+            front.drop(going[alive])
+        alive = going
+        front.advance(canvas.tokens[alive, columns], canvas.doc[alive, columns], ahead)
+
+
+def opened(canvas: Canvas, alive: Rows, columns: slice) -> Canvas:
+    """The open block of the rows that go on, as a canvas of its own."""
+    rows = torch.arange(int(alive.sum()), device=alive.device)
+    return Canvas(
+        canvas.tokens[alive, columns],
+        canvas.noisy[alive, columns],
+        canvas.window[alive, columns],
+        torch.zeros_like(rows),
+        canvas.doc[alive, columns],
+        {"row": rows.double()},
+    )
+
+
+def stitched(canvas: Canvas, part: Canvas, alive: Rows, columns: slice, base: Tensor) -> Canvas:
+    """The whole canvas with its open block as it is now; its steps are those of all blocks."""
+    tokens, noisy, step = canvas.tokens.clone(), canvas.noisy.clone(), base.clone()
+    tokens[alive, columns], noisy[alive, columns] = part.tokens, part.noisy
+    step[alive] += part.step
+    return replace(canvas, tokens=tokens, noisy=noisy, step=step)
+
+
+def over(canvas: Canvas, columns: slice, end: int) -> Rows:
+    """Rows whose block has the end token where it was written."""
+    return ((canvas.tokens == end) & canvas.window)[:, columns].any(-1)
+
+
+def ended(canvas: Canvas, columns: slice, end: int) -> Canvas:
+    """Rows that are over hold nothing but the end token behind their last block."""
+    behind = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device) >= columns.stop
+    gone = over(canvas, columns, end)[:, None] & behind
+    return replace(
+        canvas,
+        tokens=canvas.tokens.masked_fill(gone, end),
+        noisy=canvas.noisy & ~gone,
+    )
