@@ -2,7 +2,7 @@
 
 import torch
 
-from redraft.mask import BlockCausal, BlockDiffusion, Full
+from redraft.mask import BlockCausal, BlockDiffusion, Documents, Full
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Score
 from redraft.schedule import Linear
@@ -22,6 +22,10 @@ def answers(case: Case, found: Network) -> dict:
     x, raw = case["input_ids"], found.raw
     told = next((case[n] for n in ("sigma", "timesteps") if n in case), None)
     t = None if told is None else told.view(len(x), 1)
+    if raw.get("model_type") == "bert":
+        types = case["token_type_ids"] if "token_type_ids" in case else None
+        real = case["attention_mask"] if "attention_mask" in case else torch.ones_like(x)
+        return {"logits": found.model(x, None, mask=Documents(real - 1), types=types)}
     if raw.get("model_type") == "bd3lm":
         return {"logits": blockwise(case, found, x, t)}
     label = {}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from redraft.errors import BadInput
-from redraft.model.formats import dit
+from redraft.model.formats import bert, dit
 from redraft.weights import read_tensors
 from tests.goldens.case import NOT_BUILT, NotOffered
 
@@ -37,6 +37,11 @@ def network(folder: Path) -> Network:
     """The network of a checkpoint folder. Raises NotOffered for a kind that is not built."""
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    if raw.get("model_type") == "bert":
+        shape, weights = bert.read(folder)
+        model = shape.build()
+        model.load_state_dict(weights, strict=False)  # a tied head has one name of two
+        return Network(model.eval(), raw, meta)
     try:
         shape = dit.config_of(raw)
     except BadInput:
