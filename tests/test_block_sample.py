@@ -16,12 +16,12 @@ from redraft.sample.unmask import Draw, Steps, Threshold, TopK, Unmask, confiden
 from redraft.schedule import Cosine
 from redraft.types import Rng
 from tests.test_block import MASK, MASKED, WORDS, L, P, Seeing
-from tests.test_model import CONFIGS, close, loud
+from tests.test_model import ROTARY, close, loud
 
 N = 6000
 PROCESS = Mixing(19, 3)
 LLAMA, DIT = llama.EXAMPLES[0], dit.EXAMPLES[0]
-every_network = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every_network = pytest.mark.parametrize("config", ROTARY, ids=str)
 SAMPLERS = [
     Unmask(random, Steps(3), Draw(1.0)),
     Unmask(confidence, Threshold(0.4), Draw(0.0)),

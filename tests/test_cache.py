@@ -7,9 +7,9 @@ import torch
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full
-from tests.test_model import CONFIGS, B, L, T, X, close, loud
+from tests.test_model import ROTARY, B, L, T, X, close, loud
 
-every = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every = pytest.mark.parametrize("config", ROTARY, ids=str)
 
 
 def drawn(n, seed):
