@@ -97,6 +97,15 @@ def test_any_sampler_can_be_given_a_blended_belief(gamma):
     assert torch.equal(written(sampler, Mixed(gamma).between(told, untold), MASKED), plain)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 3.0])
+def test_the_mixed_belief_is_its_definition(gamma):
+    canvas, told, untold = begun(MASKED), world(MASKED, 0), world(MASKED, 1)
+    want = told(canvas, None).exp() ** gamma * untold(canvas, None).exp() ** (1 - gamma)
+    want[..., MASK] = 0
+    got = Mixed(gamma).between(told, untold)(canvas, None).exp()
+    same(got, want / want.sum(-1, keepdim=True))
+
+
 @every
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
 def test_the_tempered_law_is_its_definition(process, gamma):
