@@ -97,6 +97,15 @@ def test_any_sampler_can_be_given_a_blended_belief(gamma):
     assert torch.equal(written(sampler, Mixed(gamma).between(told, untold), MASKED), plain)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 3.0])
+def test_the_mixed_belief_is_its_definition(gamma):
+    canvas, told, untold = begun(MASKED), world(MASKED, 0), world(MASKED, 1)
+    want = told(canvas, None).exp() ** gamma * untold(canvas, None).exp() ** (1 - gamma)
+    want[..., MASK] = 0
+    got = Mixed(gamma).between(told, untold)(canvas, None).exp()
+    same(got, want / want.sum(-1, keepdim=True))
+
+
 @every
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
 def test_the_tempered_law_is_its_definition(process, gamma):
@@ -278,6 +287,24 @@ def test_the_first_order_is_exact_for_what_is_linear(process):
     canvas, t = begun(process), torch.full((B, 1), 0.7, dtype=torch.float64)
     args = Straight(), process, canvas, t, 1, Full()
     same(linear(*args)[canvas.open], one_by_one(*args)[canvas.open])
+
+
+@every
+@pytest.mark.parametrize("gamma", [0.5, 3.0])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_classifiers_law_is_its_definition(process, gamma, exact):
+    """p(xs | xt) times p(y | xt with xs in one place) to the gamma, normalised."""
+    canvas, t = begun(process), torch.full((B, 1), 0.7, dtype=torch.float64)
+    judged, belief = Judged(process, 4, gamma, exact), world(process, 0)
+    two, free = judged.between(belief, Straight(), 1)(canvas, t), canvas.open
+    xt, at = canvas.tokens[free], t.expand(B, L)[free]
+    got = judged.law(two.transpose(1, 2)[free], xt, at, at - 0.3).softmax(-1)
+    moved = canvas.tokens[:, None, None] + 0 * torch.arange(V)[:, None]
+    moved = moved.repeat(1, L, 1, 1)
+    moved[:, torch.arange(L), :, torch.arange(L)] = torch.arange(V)
+    says = Straight().weight[torch.arange(L), moved].sum(-1).exp()[free]
+    want = bayes(process, belief(canvas, t).exp()[free], xt, at, at - 0.3) * says**gamma
+    same(got, want / want.sum(-1, keepdim=True))
 
 
 class Knows:
