@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 READ = 4_000_000  # tokens that are read
-CONTEXTS = 512  # most frequent tokens that describe the others, on each side and distance
+CONTEXTS = 256  # most frequent tokens that describe the others, on each side and distance
 REACH = 2  # tokens to either side
 DIMENSIONS = 64
 CHUNK = 1024
@@ -31,7 +31,7 @@ def vectors(tokens: Int[np.ndarray, " N"], states: int) -> Float[np.ndarray, "n 
             known = number[there] >= 0
             cell = here[known] * len(contexts) + number[there[known]]
             count = np.bincount(cell, minlength=states * len(contexts)).astype(np.float64)
-            sides.append(informative(count.reshape(states, -1)))
+            sides.append(informative(count.reshape(states, -1)).astype(np.float32))
     table = np.concatenate(sides, 1)
     _, axes = np.linalg.eigh(table.T @ table)
     found = table @ axes[:, -DIMENSIONS:]

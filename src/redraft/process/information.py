@@ -16,8 +16,8 @@ from redraft.errors import BadInput
 from redraft.process.graph import Neighbours
 from redraft.process.kernel import Reflected
 
-FIRST, GROWTH = 1e-5, 1.3  # the times that are looked at are a geometric series
-SAMPLE = 1 << 19  # numbers that the looked-at rows may have together
+FIRST, GROWTH = 1e-4, 1.4  # the times that are looked at are a geometric series
+SAMPLE = 1 << 17  # numbers that the looked-at rows may have together
 REST = 1e-4  # of the information may be left at t = 1
 
 
