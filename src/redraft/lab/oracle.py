@@ -27,7 +27,9 @@ class Oracle:
     mask_id: int
     timed = False
 
-    def features(self, x: Tokens, t: Time | None = None, *, mask=None, at=None) -> Features:
+    def features(
+        self, x: Tokens, t: Time | None = None, *, mask=None, at: Tokens | None = None, kv=None
+    ) -> Features:
         """Exact log-probabilities in float64; a token that is shown is certain."""
         language, hidden = self.language, x == self.mask_id
         seen = torch.where(hidden[..., None], 1.0, language.emit.T[x])
