@@ -27,6 +27,8 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
 
     `usual` is the order and `draw` the choice of tokens where the options say nothing.
     """
+    if getattr(model, "block", None) is not None:
+        tokens, given = within(model.block, tokens, given)
     if model.causal:
         return leftmost(order, draw, given)
     if getattr(model, "own_steps", False):
@@ -47,6 +49,13 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
         return corrected(model, following(model, tokens, order, given), given)
     refuse(f"--order {order.value}", given, "correct")
     return unmasking(tokens, order, drawing(draw, given), given)
+
+
+def within(size: int, tokens: int, given: dict) -> tuple[int, dict]:
+    """The tokens of a block, and its share of the steps, for a model that writes in blocks."""
+    steps = given["steps"]
+    share = None if steps is None else -(-steps // -(-tokens // size))
+    return min(tokens, size), given | {"steps": share}
 
 
 def leftmost(order: Order | None, draw, given: dict):

@@ -237,6 +237,30 @@ def evaluate(
 
 
 @app.command()
+def clip(
+    run: Annotated[Path, typer.Argument(help="folder of a run of block diffusion")],
+    rows: Annotated[int, typer.Option(min=1, help="held-out rows to look at")] = 256,
+    draws: Annotated[int, typer.Option(min=1, help="draws of the noise for each row")] = 4,
+    show: Annotated[int, typer.Option("--num", "-n", min=1, help="how many ranges")] = 5,
+    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The ranges of mask rates in which a block model would train with the least variance."""
+    from dataclasses import asdict
+
+    from redraft.loading import open_pretrained
+    from redraft.progress import clips
+    from redraft.recipe.find import find
+
+    found = clips(open_pretrained(run), find(str(run / "run.json")), rows, draws, seed)[:show]
+    for each in found:
+        if as_json:
+            print(json.dumps(asdict(each)))
+        else:
+            print(f"low={each.low:.2f} high={each.high:.2f}  variance {each.variance:.4f}")
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="folder of a run")],
     out: Annotated[Path | None, typer.Option(help="default: RUN/report.html")] = None,

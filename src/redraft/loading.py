@@ -15,9 +15,11 @@ from redraft.describe import build, read_json
 from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.objective.ar import CrossEntropy
+from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.nelbo import NELBO
 from redraft.process.discrete import Discrete
 from redraft.sample.ancestral import evenly
+from redraft.sample.block import Front, generate_blocks
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin, random
 from redraft.types import Canvas, Denoiser, Objective, Rng
@@ -45,6 +47,12 @@ class Pretrained:
         return isinstance(self.model, NextToken)
 
     @property
+    def block(self) -> int | None:
+        """Tokens of a block, if it writes block after block."""
+        trained = self.trained
+        return trained.size if isinstance(trained, BlockNELBO | BlockAnyOrder) else None
+
+    @property
     def objective(self) -> Objective:
         """The tightest estimator of its likelihood."""
         return self.trained.bound(getattr(self.model, "timed", True))
@@ -60,7 +68,8 @@ class Pretrained:
         """`num` texts that begin with `prompt`, which is part of them.
 
         `length` counts the new tokens; without it the canvas is filled. Text i depends on
-        seed + i alone, not on `num`. Raises BadInput when prompt and length do not fit.
+        seed + i alone, not on `num`. Raises BadInput when prompt and length do not fit; a model
+        that writes in blocks goes on beyond its context, where it forgets the older half.
         """
         *_, last = self.stream(prompt, num, length, sampler, seed)
         return self.texts(last)
@@ -82,6 +91,8 @@ class Pretrained:
     ) -> Iterator[Canvas]:
         """`generate` as canvases: the empty one first, then one a step."""
         given: list[int | None] = [*self.tokenizer.encode(prompt)]
+        if self.block is not None and length is not None and length > 0:
+            return self.run([given + [None] * length] * num, sampler, seed)
         length = self.length - len(given) if length is None else length
         if len(given) >= self.length:
             raise BadInput(f"a prompt of {len(given)} tokens, but the context holds {self.length}")
@@ -104,6 +115,11 @@ class Pretrained:
         """Token ids of a template, None for every token of a gap."""
         if self.causal:
             raise BadInput(f"{self.path}: an autoregressive model cannot fill gaps")
+        if self.block is not None:
+            raise BadInput(
+                f"{self.path}: block diffusion does not see what stands right of a gap; fill gaps "
+                "with a model of `redraft train mdlm`"
+            )
         parts = GAP.split(template)
         if len(parts) == 1:
             raise BadInput(f"no gap in {template!r}: write [[8]] for one of 8 tokens")
@@ -131,7 +147,11 @@ class Pretrained:
         canvas = self.process.start(blanks, rng)
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
         yield canvas
-        yield from generate(self.predict(sampler), canvas, sampler, rng)
+        if self.block is None:
+            yield from generate(self.predict(sampler), canvas, sampler, rng)
+        else:
+            front = self.front(self.block, sampler)
+            yield from generate_blocks(front, canvas, sampler, rng, self.tokenizer.eos_id)
 
     def sampler(self, tokens: int) -> Sampler:
         """A good default for writing so many tokens: one a step, in any order.
@@ -141,9 +161,15 @@ class Pretrained:
         """
         if self.causal:
             return Unmask(leftmost, TopK(1), WRITING)
+        tokens = max(1, tokens if self.block is None else min(tokens, self.block))
         if not self.process.absorbing:
-            return evenly(self.process, max(1, tokens))
-        return Unmask(random, Steps(max(1, tokens)), WRITING)
+            return evenly(self.process, tokens)
+        return Unmask(random, Steps(tokens), WRITING)
+
+    def front(self, size: int, sampler: Sampler) -> Front:
+        """What it believes of a block, in the terms of the sampler."""
+        model, ratios = cast(Denoiser, self.model), getattr(sampler, "ratios", False)
+        return Front(model, self.process, size, self.length, ratios=ratios)
 
     def predict(self, sampler: Sampler) -> Predict:
         """What it believes of a canvas, in the terms of the sampler."""

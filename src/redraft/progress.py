@@ -17,11 +17,13 @@ from redraft.data.corpus import sha256
 from redraft.data.loader import Held, documents_as_rows, texts_as_rows
 from redraft.data.text import documents
 from redraft.errors import BadInput
+from redraft.eval.clip import Clip, search
 from redraft.eval.likelihood import Estimate, likelihood
 from redraft.loading import Pretrained
 from redraft.recipe.base import Run
 from redraft.train.loop import Told
 from redraft.train.parallel import precision
+from redraft.types import Batch
 
 EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -121,6 +123,20 @@ def own_rows(model: Pretrained, run: Run, rows: int | None) -> Held:
     if sha256(model.path / "tokenizer.json") != corpus.manifest.tokenizer:
         raise BadInput(f"{model.path}: the text it was trained on has changed; use `eval --text`")
     return documents_as_rows(corpus, "held_out", model.length, rows)
+
+
+def clips(model: Pretrained, run: Run, rows: int, draws: int, seed: int) -> list[Clip]:
+    """Ranges of mask rates, best first, measured on a run's own held-out documents."""
+    held = own_rows(model, run, rows)
+    with bar() as progress:
+        task = progress.add_task("measuring", total=len(held), note="")
+
+        def batches() -> Iterator[Batch]:
+            for batch in held.batches(8):
+                yield batch
+                progress.advance(task, len(batch))
+
+        return search(model.model, model.trained, batches(), draws=draws, seed=seed)
 
 
 def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:

@@ -119,7 +119,7 @@ class BlockNELBO:
                 if not bad.any():
                     break
                 noised = self.noised(batch, t, rng.fold("again").fold(again)).where(bad, noised)
-        return t, batch.tokens.masked_fill(noised, self.process.mask_id)
+        return t, torch.where(noised, self.process.prior(batch.tokens, rng), batch.tokens)
 
     def noised(self, batch: Batch, t: Time, rng: Rng) -> Where:
         """Which targets are masked, each for itself."""
@@ -202,7 +202,7 @@ class BlockAnyOrder:
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position (detached), and k/n in place of t."""
         share, noised = self.noise(batch, rng)
-        xt = batch.tokens.masked_fill(noised, self.process.mask_id)
+        xt = torch.where(noised, self.process.prior(batch.tokens, rng), batch.tokens)
         h = doubled(model, batch, xt, None, self.size)
         total, nll = scored_nll(model, self.process, h, batch.tokens, noised / share)
         return Loss(total, batch.target.sum()), nll / share.float(), share
