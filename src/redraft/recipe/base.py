@@ -27,6 +27,10 @@ class Run:
     def check(self, corpus: Corpus) -> None:
         """Raises BadInput unless the run fits together and was made for this vocabulary."""
         process, tokenizer = self.objective.process, corpus.tokenizer
+        told = getattr(self.objective, "attribute", None)
+        known = getattr(self.model, "classes", None)
+        if told is not None and known != told.classes:
+            raise BadInput(f"the network knows {known} classes, the attribute has {told.classes}")
         if self.length > self.model.max_len:
             raise BadInput(f"rows of {self.length}, but the network is for {self.model.max_len}")
         if process.vocab_size != tokenizer.vocab_size or process.mask_id != tokenizer.mask_id:
