@@ -16,7 +16,7 @@ from redraft.types import Features, Time, Tokens
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """`size` is D of a token's vector; the head answers `out` numbers a position: D, or V logits."""
+    """`size` is D of a token's vector; the head answers `out` numbers a position: D, or V."""
 
     vocab_size: int
     size: int

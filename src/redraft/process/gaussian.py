@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from redraft.errors import BadInput
 from redraft.process.codebook import Bits, Codebook, Known, Learned, Random, nearest, normal
 from redraft.process.path import EDM, CosineVP, Path, Point, Sqrt, Straight
 from redraft.process.prediction import X0, AsEDM, F, Prediction, Tokens, V, Vectors, Velocity
@@ -31,6 +32,13 @@ class Gaussian:
     prediction: Prediction = X0()
     feedback: bool = False  # self-conditioning (Chen et al. 2022)
     absorbing: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.prediction.needs_signal and self.path.ends_in_noise:
+            raise BadInput(
+                f"x0 cannot be read off {self.prediction} where alpha is 0, as at t = 1 of "
+                f"{self.path}; predict X0(), V(), Velocity() or Tokens()"
+            )
 
     def corrupt(self, z0: Features, t: Time, rng: Rng) -> Features:
         """Draw z from q(z | z0)."""

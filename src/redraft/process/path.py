@@ -86,6 +86,11 @@ class Path(ABC):
         return (low + high) / 2
 
     @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing of the signal is left at t = 1."""
+        return self.alpha(torch.ones((), dtype=torch.float64)).item() == 0
+
+    @property
     def start(self) -> float:
         """Standard deviation of the noise that sampling begins from."""
         return self.sigma(torch.ones((), dtype=torch.float64)).item()

@@ -27,6 +27,7 @@ class Prediction(ABC):
     """Subclasses convert; `scale` is the standard deviation of a coordinate of the data."""
 
     categorical = False  # whether the answer is logits over tokens, and x0 their mean vector
+    needs_signal = False  # whether x0 is found by dividing by alpha
 
     @abstractmethod
     def x0(self, out: Vectors, z: Vectors, at: Point) -> Vectors:
@@ -58,7 +59,7 @@ class X0(Prediction):
 
 @dataclass(frozen=True)
 class Tokens(X0):
-    """Logits over tokens: x0 is the mean vector under them (CDCD, L2D), learned by cross-entropy."""
+    """Logits over tokens: x0 is the mean vector under them (CDCD, L2D)."""
 
     categorical = True
 
@@ -66,6 +67,8 @@ class Tokens(X0):
 @dataclass(frozen=True)
 class Eps(Prediction):
     """The noise (Ho et al. 2020)."""
+
+    needs_signal = True
 
     def x0(self, out, z, at):
         return (z - at.sigma * out) / at.alpha
@@ -77,6 +80,8 @@ class Eps(Prediction):
 @dataclass(frozen=True)
 class Score(Prediction):
     """The slope of log q(z): -eps / sigma (Song et al. 2021)."""
+
+    needs_signal = True
 
     def x0(self, out, z, at):
         return (z + at.sigma**2 * out) / at.alpha
@@ -111,7 +116,7 @@ class Velocity(Prediction):
 
 
 class Preconditioning(ABC):
-    """D = skip y + out F(gain y, clock), by the noise s of y = z0 + s noise (Karras et al. 2022)."""
+    """D = skip y + out F(gain y, clock), for y = z0 + s noise (Karras et al. 2022)."""
 
     @abstractmethod
     def skip(self, s: Coefficient) -> Coefficient:
@@ -220,6 +225,7 @@ class F(Prediction):
     """EDM's network, for any path: what it answers depends on s alone."""
 
     by: Preconditioning = AsEDM()
+    needs_signal = True
 
     def x0(self, out, z, at):
         return self.by.skip(at.s) * z / at.alpha + self.by.out(at.s) * out

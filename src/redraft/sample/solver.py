@@ -62,8 +62,10 @@ class Rule(ABC):
         """Which point of the grid is evaluated at."""
         return step
 
-    def check(self, path: Path) -> None:
-        """Raises BadInput for a path that this cannot follow."""
+    @property
+    def needs_signal(self) -> bool:
+        """Whether it divides by alpha, so that some signal must be left at t = 1."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,9 @@ class Heun(Rule):
     def place(self, step: Step) -> Step:
         return (step + 1) // 2
 
-    def check(self, path: Path) -> None:
-        if self.frame is noise_frame:
-            reaches(path, "Heun(noise_frame)", "Heun(straight_frame)")
+    @property
+    def needs_signal(self) -> bool:
+        return self.frame is noise_frame
 
     def move(self, z: Features, x0: Features, here: Around, memo: Memo) -> Moved:
         scale, place, pull = self.frame(here.at)
@@ -161,8 +163,9 @@ class DPM(Rule):
 class SDE(Rule):
     """Euler-Maruyama for the reverse SDE (Song et al. 2021); the last step only denoises."""
 
-    def check(self, path: Path) -> None:
-        reaches(path, "the SDE", "DDPM() or Heun(straight_frame)")
+    @property
+    def needs_signal(self) -> bool:
+        return True
 
     def move(self, z: Features, x0: Features, here: Around, memo: Memo) -> Moved:
         at, last = here.at, here.after.sigma == 0
@@ -171,12 +174,6 @@ class SDE(Rule):
         score = -noise_of(x0, z, at) / at.sigma
         mean = z - here.width * (drift * z - spread * score)
         return Moved(torch.where(last, x0, mean), (spread * here.width).sqrt() * ~last, {})
-
-
-def reaches(path: Path, what: str, instead: str) -> None:
-    """BadInput where nothing of the signal is left at t = 1."""
-    if path.alpha(torch.ones((), dtype=torch.float64)).item() == 0:
-        raise BadInput(f"{what} divides by alpha, which is 0 at t = 1 of {path}; use {instead}")
 
 
 class Grid(ABC):
@@ -237,7 +234,11 @@ class Solver:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        self.rule.check(self.process.path)
+        if self.rule.needs_signal and self.process.path.ends_in_noise:
+            raise BadInput(
+                f"{self.rule} divides by alpha, which is 0 at t = 1 of {self.process.path}; "
+                "use DDIM(), DDPM(), DPM() or Heun(straight_frame)"
+            )
         if self.n < 1:
             raise BadInput(f"a solver takes at least 1 step, not {self.n}")
         if self.clamp is not None and not 0 <= self.clamp <= 1:
@@ -284,9 +285,7 @@ class Solver:
             step=canvas.step + 1,
             memo=canvas.memo | moved.memo | {"z": reached, "x0": x0, **spread(moved)},
         )
-        goal = here.at if moved.memo.keys() >= {"begun"} else here.after
-        point = mixed(here.odd, goal, here.after)
-        after = self.process.given(after, point, rng)
+        after = self.process.given(after, mixed(here.odd, here.at, here.after), rng)
         return replace(after, noisy=canvas.noisy & ~(canvas.window & done))
 
 
