@@ -40,6 +40,11 @@ class Point:
         """In the dtype of a tensor."""
         return Point(*(x.to(like) for x in (self.alpha, self.sigma, self.dalpha, self.dsigma)))
 
+    def rows(self, which: Tensor) -> "Point":
+        """Some of the times, one a row, shaped to multiply (B, L, D)."""
+        each = (self.alpha, self.sigma, self.dalpha, self.dsigma)
+        return Point(*(x.to(which.device)[which][:, None] for x in each))
+
     def end(self, last: Tensor) -> "Point":
         """Without noise where `last` is true."""
         return Point(

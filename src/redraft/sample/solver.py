@@ -9,6 +9,7 @@ can watch, and are decided at the last.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -217,6 +218,15 @@ class LogSNR(Grid):
         return path.time(torch.linspace(self.low, self.high, n, dtype=torch.float64))
 
 
+@cache
+def track(grid: Grid, path: Path, n: int, shift: float) -> tuple[Tensor, Tensor, Point, Point]:
+    """A grid's times, those that its steps lead to, and the path at both; found once."""
+    t = grid.times(path, n)
+    following = (torch.cat([t[1:], t.new_zeros(1)]) - shift / n).clamp(min=0)
+    last = (torch.arange(n) + 1 == n)[:, None]
+    return t, following, path.at(t), path.at(following).end(last)
+
+
 @dataclass(frozen=True)
 class Solver:
     """A sampler of vectors.
@@ -248,22 +258,26 @@ class Solver:
         """The time of the next evaluation."""
         return self.at(self.rule.place(canvas.step))
 
+    @property
+    def track(self) -> tuple[Tensor, Tensor, Point, Point]:
+        """The times, the times that follow them, and the points of the path at both."""
+        return track(self.grid, self.process.path, self.n, self.shift)
+
     def at(self, place: Step) -> Time:
         """The time of a point of the grid."""
-        times = self.grid.times(self.process.path, self.n).to(place.device)
-        return times[place.clamp(0, self.n - 1)][:, None]
+        known = self.track[0].to(place.device)
+        return known[place.clamp(0, self.n - 1)][:, None]
 
     def around(self, step: Step) -> Around:
         """The points of the path about an evaluation."""
-        place, path = self.rule.place(step), self.process.path
-        t, following = self.at(place), (self.at(place + 1) - self.shift / self.n).clamp(min=0)
-        last = (place + 1 >= self.n)[:, None, None]
+        place = self.rule.place(step).clamp(0, self.n - 1)
+        t, following, at, after = self.track
         odd = (self.rule.calls(2) > 2) & (step % 2 == 1)
         return Around(
-            path.at(self.at(place - 1)),
-            path.at(t),
-            path.at(following).end(last),
-            torch.where(last, t[..., None], (t - following)[..., None]),
+            at.rows((place - 1).clamp(min=0)),
+            at.rows(place),
+            after.rows(place),
+            (t - following).to(place.device)[place][:, None, None],
             (place == 0)[:, None, None],
             odd[:, None, None],
         )
