@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "loading": (
         "types errors describe schedule mask weights process model adapt objective sample data"
     ),
-    "choose": "errors sample",
+    "choose": "errors process sample",
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",

@@ -23,7 +23,7 @@ def work(tmp_path, monkeypatch):
 
 
 def test_there_are_recipes():
-    assert names() == ["ar", "mdlm", "mdlm_dit"]
+    assert names() == ["ar", "bits", "diffusion_lm", "flow", "mdlm", "mdlm_dit"]
 
 
 @pytest.mark.parametrize("name", names())

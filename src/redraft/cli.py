@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Order, options, sampler_of
+from redraft.choose import Kind, Order, options, sampler_of, solver_of
 from redraft.errors import BadInput, Diverged
 
 app = typer.Typer(
@@ -51,6 +51,16 @@ Threshold = Annotated[
 OrderOption = Annotated[
     Order | None,
     typer.Option("--order", help="which position first; to write: random, to fill: margin"),
+]
+SolverOption = Annotated[
+    Kind | None,
+    typer.Option("--solver", help="for models of vectors: the way from noise; default: heun"),
+]
+Clamp = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="for models of vectors: to the nearest token from this t on"
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
@@ -126,6 +136,8 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    solver: SolverOption = None,
+    clamp: Clamp = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -139,7 +151,8 @@ def generate(
     model = open_pretrained(checkpoint)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
     given = options(temperature, top_k, top_p, steps, threshold)
-    sampler = sampler_of(model, tokens, order, Order.random, WRITING, given)
+    sampler = solver_of(model, solver, order, clamp, given)
+    sampler = sampler or sampler_of(model, tokens, order, Order.random, WRITING, given)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed),
@@ -161,6 +174,8 @@ def infill(
     top_k: TopK = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    solver: SolverOption = None,
+    clamp: Clamp = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -171,7 +186,8 @@ def infill(
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
     given = options(temperature, top_k, top_p, steps, threshold)
-    sampler = sampler_of(model, tokens, order, Order.margin, FILLING, given)
+    sampler = solver_of(model, solver, order, clamp, given)
+    sampler = sampler or sampler_of(model, tokens, order, Order.margin, FILLING, given)
     show(
         model,
         lambda seed, num: model.fill(template, num, sampler, seed),

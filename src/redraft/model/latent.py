@@ -84,7 +84,7 @@ class Latent(nn.Module):
 
     def features(
         self, x: Features, t: Time | None, *, mask: Mask, at: Tokens | None = None
-    ) -> Features:
+    ) -> Float[Tensor, "B L W"]:
         """The last hidden states."""
         if t is None:
             raise BadInput("this network is conditioned on t, and none was given")

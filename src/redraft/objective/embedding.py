@@ -24,7 +24,7 @@ from redraft.types import Batch, Denoiser, Features, Loss, Objective, Rng, Time
 
 HALF = 0.5  # how often a network that is fed back its estimate is shown one in training
 FURTHEST = -7.0  # of log(alpha / sigma) in the bound; what lies beyond is in its prior's share
-NEAREST = 4.0  # noise at which the bound reads a token off: a quarter of a coordinate's size
+CONFUSED = 0.02  # tokens taken for another, in mean, where the bound reads tokens off
 
 
 class Density(ABC):
@@ -201,8 +201,8 @@ class LatentBound:
       + integral of snr |e_w - x0hat|^2 over log(1 / s)      what denoising costs
       - E log p(w | y at s_near)                             reading the token off
     with snr = 1 / s^2. It does not depend on the path between its ends. Any ends give a bound;
-    they are -7 in log(1/s), and a quarter of a coordinate's size. Where a network is fed back
-    its estimates, it is the bound of the one that is shown none.
+    they are -7 in log(1/s), and where tokens can just be told apart by their distance. Where a
+    network is fed back its estimates, it is the bound of the one that is shown none.
     """
 
     process: Gaussian
@@ -234,9 +234,22 @@ class LatentBound:
     def ends(self, table: Tensor) -> tuple[float, float]:
         """log(alpha / sigma) at the noisy and at the clean end."""
         ends = self.process.path.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-        size = table.square().mean().sqrt().item()
-        near = min(ends[1], math.log(NEAREST / size))
+        near = min(ends[1], -math.log(self.readable(table)))
         return min(max(ends[0], FURTHEST), near), near
+
+    def readable(self, table: Tensor) -> float:
+        """The noise at which tokens are confused by their distance as often as CONFUSED says.
+
+        By the union bound, over some of the tokens.
+        """
+        size, some = table.square().mean().sqrt().item(), table[:: max(1, len(table) // 256)]
+        far = torch.cdist(some, table).square() / 8
+        low, high = math.log(size / 16), math.log(size * 4)
+        for _ in range(30):
+            half = (low + high) / 2
+            confused = torch.exp(-far * math.exp(-2 * half)).sum().item() / len(some) - 1
+            low, high = (half, high) if confused < CONFUSED else (low, half)
+        return math.exp(low)
 
     def reading(self, own: Features, near: float, table: Tensor, batch: Batch, rng: Rng) -> Nats:
         """-log p(w | y) at the clean end, row by row, as V numbers a position may be many."""

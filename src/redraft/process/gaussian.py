@@ -76,7 +76,7 @@ class Gaussian:
 
     def features(
         self, model, z: Features, t: Time, mask, estimate: Features | None = None
-    ) -> Features:
+    ) -> Float[Tensor, "B L W"]:
         """What the network's head reads, of noisy vectors and an earlier estimate of x0."""
         at = self.path.at(t)
         seen = z * self.prediction.gain(at, self.codebook.scale).to(z)
@@ -84,7 +84,7 @@ class Gaussian:
         told = self.prediction.clock(at, t.double()).to(t)
         return model.features(torch.cat([seen, estimate], -1).float(), told, mask=mask)
 
-    def denoised(self, model, h: Features, z: Features, t: Time) -> Features:
+    def denoised(self, model, h: Float[Tensor, "B L W"], z: Features, t: Time) -> Features:
         """The estimate of x0, in the dtype of z; logits are never held for all positions."""
         if not self.prediction.categorical:
             out = model.head(h).float().to(z)

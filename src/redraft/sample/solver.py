@@ -359,6 +359,11 @@ class Steer:
         return replace(after, memo=after.memo | {"z": z})
 
 
+def usual(process: Gaussian) -> Solver:
+    """A solver that suits every path."""
+    return Solver(process, Heun(straight_frame), 32)
+
+
 def bind(model, process: Gaussian, mask: Mask | None = None):
     """What the model believes of a canvas: the vectors behind the noise."""
     visible = Full() if mask is None else mask
