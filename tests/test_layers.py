@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "sample data"
     ),
     "guided": "types errors condition process objective sample loading",
-    "choose": "errors sample",
+    "choose": "errors process sample",
     "recipe": RUNS,
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",

@@ -29,7 +29,9 @@ def work(tmp_path, monkeypatch):
 
 
 def test_there_are_recipes():
-    assert {"ar", "block", "gidd", "mdlm", "mdlm_dit", "sedd", "udlm"} <= set(names())
+    assert {"ar", "block", "diffusion_lm", "gidd", "mdlm", "mdlm_dit", "sedd", "udlm"} <= set(
+        names()
+    )
 
 
 @pytest.mark.parametrize("name", names())

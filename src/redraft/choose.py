@@ -22,6 +22,44 @@ class Order(StrEnum):
 LEAPS = (Order.ancestral, Order.tweedie, Order.euler)
 
 
+class Kind(StrEnum):
+    """How a model of vectors goes from noise to text."""
+
+    ddpm = "ddpm"
+    ddim = "ddim"
+    euler = "euler"
+    heun = "heun"
+    dpm = "dpm"
+    sde = "sde"
+
+
+def solver_of(model, kind: Kind | None, order: Order | None, clamp: float | None, given: dict):
+    """The solver that the options describe, for a model of vectors; else None."""
+    from redraft.process.gaussian import Gaussian
+    from redraft.sample import solver
+
+    if not isinstance(model.process, Gaussian):
+        if kind is not None or clamp is not None:
+            word = "--solver" if kind is not None else "--clamp"
+            raise BadInput(
+                f"{word} is for models of vectors; this one has tokens: choose an --order"
+            )
+        return None
+    if order is not None:
+        kinds = ", ".join(Kind)
+        raise BadInput(f"--order is for models of tokens; this one has vectors: --solver {kinds}")
+    refuse("a model of vectors", given, "temperature", "top-k", "top-p", "threshold", "correct")
+    rules = {
+        Kind.ddpm: solver.DDPM(),
+        Kind.ddim: solver.DDIM(),
+        Kind.euler: solver.DDIM(),  # the same step
+        Kind.heun: solver.Heun(solver.straight_frame),
+        Kind.dpm: solver.DPM(),
+        Kind.sde: solver.SDE(),
+    }
+    return solver.Solver(model.process, rules[kind or Kind.heun], given["steps"] or 64, clamp=clamp)
+
+
 def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict):
     """The sampler that the options describe. An option that it would not read is refused.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Order, options, sampler_of
+from redraft.choose import Kind, Order, options, sampler_of, solver_of
 from redraft.errors import BadInput, Diverged
 from redraft.lab.commands import app as lab
 
@@ -55,6 +55,16 @@ OrderOption = Annotated[
 Correct = Annotated[
     int | None,
     typer.Option(min=1, help="corrections after writing, by a model trained with random tokens"),
+]
+SolverOption = Annotated[
+    Kind | None,
+    typer.Option("--solver", help="for models of vectors: the way from noise; default: heun"),
+]
+Clamp = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="for models of vectors: to the nearest token from this t on"
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
@@ -114,6 +124,8 @@ def generate(
     classifier: Annotated[
         Path | None, typer.Option(help="a run of `classifier` that guides; --label default: 1")
     ] = None,
+    solver: SolverOption = None,
+    clamp: Clamp = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -129,7 +141,8 @@ def generate(
     model = guided(open_pretrained(checkpoint), label, guidance, judge)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
     given = options(temperature, top_k, top_p, steps, threshold, correct)
-    sampler = sampler_of(model, tokens, order, Order.random, WRITING, given)
+    sampler = solver_of(model, solver, order, clamp, given)
+    sampler = sampler or sampler_of(model, tokens, order, Order.random, WRITING, given)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed),
@@ -152,6 +165,8 @@ def infill(
     top_p: TopP = None,
     threshold: Threshold = None,
     correct: Correct = None,
+    solver: SolverOption = None,
+    clamp: Clamp = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -162,7 +177,8 @@ def infill(
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
     given = options(temperature, top_k, top_p, steps, threshold, correct)
-    sampler = sampler_of(model, tokens, order, Order.margin, FILLING, given)
+    sampler = solver_of(model, solver, order, clamp, given)
+    sampler = sampler or sampler_of(model, tokens, order, Order.margin, FILLING, given)
     show(
         model,
         lambda seed, num: model.fill(template, num, sampler, seed),

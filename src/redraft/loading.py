@@ -18,6 +18,8 @@ from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.nelbo import NELBO
 from redraft.process.discrete import Discrete
+from redraft.process.gaussian import Gaussian
+from redraft.sample import solver
 from redraft.sample.ancestral import evenly
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
@@ -35,7 +37,7 @@ class Pretrained:
 
     model: nn.Module
     tokenizer: Tokenizer
-    process: Discrete
+    process: Discrete | Gaussian
     mask: Mask
     trained: Objective  # what it was trained with
     length: int  # tokens of a canvas at most
@@ -108,8 +110,9 @@ class Pretrained:
     ) -> Iterator[Canvas]:
         """`infill` as canvases."""
         row = self.gaps(template)
-        greedy = Unmask(margin, Steps(row.count(None)), FILLING)
-        return self.run([row] * num, greedy if sampler is None else sampler, seed)
+        if sampler is None and isinstance(self.process, Discrete):
+            sampler = Unmask(margin, Steps(row.count(None)), FILLING)
+        return self.run([row] * num, sampler, seed)
 
     def gaps(self, template: str) -> list[int | None]:
         """Token ids of a template, None for every token of a gap."""
@@ -161,6 +164,8 @@ class Pretrained:
         """
         if self.causal:
             return Unmask(leftmost, TopK(1), WRITING)
+        if isinstance(self.process, Gaussian):
+            return solver.usual(self.process)
         tokens = max(1, tokens if self.block is None else min(tokens, self.block))
         if not self.process.absorbing:
             return evenly(self.process, tokens)
@@ -173,6 +178,8 @@ class Pretrained:
 
     def predict(self, sampler: Sampler) -> Predict:
         """What it believes of a canvas, in the terms of the sampler."""
+        if isinstance(self.process, Gaussian):
+            return solver.bind(self.model, self.process, self.mask)
         ratios = getattr(sampler, "ratios", False)
         return bind(cast(Denoiser, self.model), self.process, self.mask, ratios)
 
@@ -221,6 +228,8 @@ def open_pretrained(path: str | Path) -> Pretrained:
         model = shape.build()
     average = folder / "ema.safetensors"
     load_weights(model, average if average.exists() else folder / "model.safetensors")
+    if isinstance(process, Gaussian):
+        process = process.settled(model)
     return Pretrained(model.eval(), tokenizer, process, mask, trained, length, folder)
 
 

@@ -40,6 +40,7 @@ def start(
     rows = Rows(corpus, "train", run.length, run.seed)
     held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
     numbers = precision(run.plan.precision, place.device)
+    measure = run.objective.bound(getattr(model, "timed", True))
     if place.rank == 0:
         claim(run, out, again, corpus)
     wait()
@@ -55,7 +56,7 @@ def start(
         evaluate=lambda model: (
             likelihood(
                 model,
-                run.objective,
+                measure,
                 held,
                 draws=2,
                 precision=partial(numbers.context, place.device),
