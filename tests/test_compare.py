@@ -9,6 +9,7 @@ import pytest
 from redraft.cli import main
 from redraft.errors import BadInput
 from redraft.lab import compare as comparison
+from redraft.lab import trained
 from redraft.lab.candidates import Candidate
 from redraft.lab.commands import numbers, positive
 from redraft.lab.tables import excerpts, grid, markdown, table
@@ -138,6 +139,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch, capsy
 @pytest.mark.slow
 def test_ter_writes_its_results(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trained, "TOKENS", 4000)
     settings = ["--lengths", "4,6", "--steps", "1,8", "--samples", "20", "--vocab", "4"]
     for kind, seconds in (("ngram", "0"), ("hmm", "0.2")):
         given = ["--language", kind, "--seconds", seconds, "--out", kind, *settings]

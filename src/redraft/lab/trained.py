@@ -38,9 +38,7 @@ def characters(vocab: int) -> str:
     return SYMBOLS[:vocab]
 
 
-def corpus(
-    language: Language, lengths: Sequence[int], path: Path, seed: int, tokens: int = TOKENS
-) -> None:
+def corpus(language: Language, lengths: Sequence[int], path: Path, seed: int, tokens: int) -> None:
     """Sequences of the language as documents: as many tokens of each length."""
     letters, lines = characters(language.emit.shape[1]), []
     for length in lengths:
@@ -65,13 +63,12 @@ def train(
     out: Path,
     seed: int,
     watch: Callable,
-    tokens: int = TOKENS,
 ) -> list[Pretrained]:
     """A masked and an autoregressive network on the language; finished runs are kept."""
     out.mkdir(parents=True, exist_ok=True)
     text = out / "corpus.jsonl"
     if not text.exists():
-        corpus(language, lengths, text, seed, tokens)
+        corpus(language, lengths, text, seed, TOKENS)
     data = [f"text={text}", "tokenizer=chars", f"length={max(lengths)}", f"seed={seed}"]
     models = []
     for name in ("mdlm", "ar"):
