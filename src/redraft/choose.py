@@ -127,7 +127,9 @@ def following(model, tokens: int, order: Order, given: dict):
         refuse("--order first-hitting", given, "steps")
         return first_hitting.FirstHitting(model.process)
     if order is Order.ancestral:
-        return ancestral.Ancestral(model.process, given["steps"] or tokens)
+        if given["steps"] is None:
+            return ancestral.evenly(model.process, tokens)
+        return ancestral.Ancestral(model.process, given["steps"])
     if not hasattr(model.process, "log_ratios"):
         raise BadInput(f"--order {order.value} follows jump rates; here choose ancestral")
     leap = tau.Tweedie if order is Order.tweedie else tau.Euler

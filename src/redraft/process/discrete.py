@@ -53,7 +53,8 @@ class Discrete(ABC):
     def evidence(self, p_x0: Probs, xt: Ids, t: Times) -> Probs:
         """p(x0 | xt) / q(xt | x0), the weights that both the bound and the sampler need."""
         likelihood = self.transition(xt, torch.zeros_like(t), t)
-        return torch.where(p_x0 > 0, p_x0 / likelihood, 0.0)
+        possible = (p_x0 > 0) & (likelihood > 0)  # a likelihood may have underflowed
+        return torch.where(possible, p_x0 / likelihood.where(possible, 1.0), 0.0)
 
     def posterior(self, p_x0: Probs, xt: Ids, t: Times, s: Times) -> Probs:
         """q(xs | xt) averaged over p(x0 | xt), for s < t: Bayes' rule."""

@@ -114,7 +114,13 @@ def difference(one, two, at: str = "") -> str | None:
             if found := difference(one.get(key), two.get(key), f"{at}.{key}".lstrip(".")):
                 return found
         return None
-    return None if one == two else f"{at} ({one!r} there, {two!r} here)"
+    return None if one == two else f"{at} ({short(one)} there, {short(two)} here)"
+
+
+def short(value) -> str:
+    """A value as it is written, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def card(run: Run, corpus: Corpus, folder: Path) -> None:
