@@ -13,7 +13,7 @@ from redraft.recipe.find import find, shipped, user_recipe
 from redraft.recipe.start import start
 from redraft.train.log import read
 
-RECIPES = ("ar", "mdlm", "mdlm_dit", "udlm", "gidd", "sedd", "sedd graph=uniform")
+RECIPES = ("ar", "mdlm", "mdlm_dit", "block", "d3pm", "udlm", "gidd", "sedd", "sedd graph=uniform")
 SCORER = "ar"  # of generative perplexity; it is trained even if it is not compared
 
 
