@@ -16,6 +16,7 @@ from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
+from redraft.objective.classify import Classify
 from redraft.objective.nelbo import NELBO
 from redraft.process.discrete import Discrete
 from redraft.process.gaussian import Gaussian
@@ -56,7 +57,9 @@ class Pretrained:
 
     @property
     def objective(self) -> Objective:
-        """The tightest estimator of its likelihood."""
+        """The tightest estimator of its likelihood. Raises BadInput for a classifier."""
+        if isinstance(self.trained, Classify):
+            raise BadInput(f"{self.path}: a classifier of noisy texts has no likelihood of text")
         return self.trained.bound(getattr(self.model, "timed", True))
 
     def generate(
@@ -145,6 +148,8 @@ class Pretrained:
         """From rows with gaps to full ones."""
         if not rows:
             raise BadInput("asked for 0 texts")
+        if isinstance(self.trained, Classify):
+            raise BadInput(f"{self.path}: a classifier judges texts, it writes none")
         rng = Rng.seeds(*range(seed, seed + len(rows)))
         blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)
         canvas = self.process.start(blanks, rng)
