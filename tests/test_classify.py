@@ -66,8 +66,7 @@ def test_t_is_stratified():
 def test_it_is_an_objective_without_a_likelihood():
     objective = Classify(MASKED, WANTED)
     assert isinstance(objective, Objective)
-    with pytest.raises(BadInput, match="no likelihood"):
-        objective.bound(timed=True)
+    assert objective.bound(timed=True) is objective  # loading refuses to take it for one
 
 
 CONFIGS = [
