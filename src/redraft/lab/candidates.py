@@ -41,9 +41,8 @@ class Candidate:
         what, *own = self.words
         recipe = user_recipe(Path(what)) if what.endswith(".py") else shipped(what)
         known = inspect.signature(recipe).parameters
-        mine = {word.partition("=")[0] for word in own}
-        shared = [word for word in common if word.partition("=")[0] in {*known} - mine]
-        return find(what, [*shared, *own])
+        shared = [word for word in common if word.partition("=")[0] in known]
+        return find(what, [*shared, *own])  # the last of two wins
 
 
 @dataclass(frozen=True, eq=False)
