@@ -282,10 +282,10 @@ class Solver:
             odd[:, None, None],
         )
 
-    def step(self, canvas: Canvas, x0: Features, rng: Rng) -> Canvas:
+    def step(self, canvas: Canvas, logp: Features, rng: Rng) -> Canvas:
         """One evaluation's worth of the way; the tokens are the estimate's nearest."""
         noise, here = rng.fold(canvas.step).fold("step"), self.around(canvas.step)
-        x0 = x0.double()
+        x0 = logp.double()
         if self.clamp is not None:
             late = (self.time(canvas, rng) <= self.clamp)[..., None]
             x0 = torch.where(late, self.process.clamped(x0), x0)
@@ -339,9 +339,9 @@ class Steer:
         """That of the solver."""
         return self.inner.time(canvas, rng)
 
-    def step(self, canvas: Canvas, x0: Features, rng: Rng) -> Canvas:
+    def step(self, canvas: Canvas, logp: Features, rng: Rng) -> Canvas:
         """The solver's step, then the climb; not after the last, where z is decided."""
-        after, free = self.inner.step(canvas, x0, rng), canvas.open[..., None]
+        after, free = self.inner.step(canvas, logp, rng), canvas.open[..., None]
         free = free & (after.open.any(-1))[:, None, None]
         t = self.inner.time(after, rng)
         z, mean, std = (after.memo[name] for name in ("z", "mean", "std"))
@@ -369,7 +369,8 @@ def bind(model, process: Gaussian, mask: Mask | None = None):
     visible = Full() if mask is None else mask
 
     @torch.no_grad()
-    def predict(canvas: Canvas, t: Time) -> Features:
+    def predict(canvas: Canvas, t: Time | None) -> Features:
+        assert t is not None  # a solver always says
         z, seen = canvas.memo["z"], visible & Documents(canvas.doc)
         shown = canvas.memo["x0"] if process.feedback else None
         return process.denoised(model, process.features(model, z, t, seen, shown), z, t)
