@@ -7,8 +7,10 @@ import torch
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full
-from tests.test_model import CONFIGS, B, L, T, X, close, loud
+from redraft.model import dit, llama
+from tests.test_model import B, L, T, X, close, loud
 
+CONFIGS = (*llama.EXAMPLES, *dit.EXAMPLES)
 every = pytest.mark.parametrize("config", CONFIGS, ids=str)
 
 
