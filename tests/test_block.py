@@ -9,6 +9,7 @@ import torch
 
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Documents
+from redraft.model import dit, llama
 from redraft.objective.block import (
     BlockAnyOrder,
     BlockNELBO,
@@ -20,10 +21,11 @@ from redraft.objective.nelbo import NELBO, AnyOrder
 from redraft.process.mixing import Mixing
 from redraft.schedule import EXAMPLES, Cosine, Linear, LogLinear
 from redraft.types import Batch, Rng
-from tests.test_model import CONFIGS, ROTARY, close, loud
+from tests.test_model import close, loud
 from tests.toy import Given
 
 V, MASK, L = 3, 1, 4
+CONFIGS = (*llama.EXAMPLES, *dit.EXAMPLES)
 WORDS = torch.cartesian_prod(*[torch.tensor([0, 2])] * L)
 P = torch.rand(16, generator=torch.Generator().manual_seed(2), dtype=torch.float64) ** 2 + 0.02
 P /= P.sum()
@@ -32,7 +34,7 @@ ENTROPY = torch.special.entr(P).sum().item()
 MASKED = Mixing(V, MASK)
 SIZES = [1, 2, 3, 4]
 every_size = pytest.mark.parametrize("size", SIZES)
-every_network = pytest.mark.parametrize("config", ROTARY, ids=str)
+every_network = pytest.mark.parametrize("config", CONFIGS, ids=str)
 
 
 class Seeing:

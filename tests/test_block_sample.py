@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from redraft.mask import BlockCausal
-from redraft.model import dit, llama
+from redraft.model import bert, dit, llama
 from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.block import Front, generate_blocks
@@ -15,13 +15,13 @@ from redraft.sample.predict import blank
 from redraft.sample.unmask import Draw, Steps, Threshold, TopK, Unmask, confidence, leftmost, random
 from redraft.schedule import Cosine
 from redraft.types import Rng
-from tests.test_block import MASK, MASKED, WORDS, L, P, Seeing
-from tests.test_model import ROTARY, close, loud
+from tests.test_block import CONFIGS, MASK, MASKED, WORDS, L, P, Seeing
+from tests.test_model import close, loud
 
 N = 6000
 PROCESS = Mixing(19, 3)
 LLAMA, DIT = llama.EXAMPLES[0], dit.EXAMPLES[0]
-every_network = pytest.mark.parametrize("config", ROTARY, ids=str)
+every_network = pytest.mark.parametrize("config", CONFIGS, ids=str)
 SAMPLERS = [
     Unmask(random, Steps(3), Draw(1.0)),
     Unmask(confidence, Threshold(0.4), Draw(0.0)),
@@ -36,6 +36,7 @@ class Counting:
 
     def __init__(self, inner):
         self.inner, self.timed, self.asked = inner, inner.timed, []
+        self.stores = inner.stores
 
     def features(self, x, t, *, mask, at=None, kv=None):
         self.asked.append(tuple(x.shape))
@@ -264,3 +265,10 @@ def test_steps_are_counted_over_all_blocks(canvas):
         c.step[0].item() for c in written(Front(loud(LLAMA), PROCESS, 4, 16), canvas, SAMPLERS[0])
     ]
     assert steps == sorted(steps) and steps[-1] == 11  # 3 + 3 + 3 + 2
+
+
+def test_a_network_that_cannot_keep_anything_is_asked_anew():
+    model = loud(bert.EXAMPLES[0])
+    assert not Front(model, PROCESS, 4, 16).cached
+    last = written(Front(model, PROCESS, 4, 8), blank([[None] * 14], 3, 0), SAMPLERS[0])[-1]
+    assert not last.open.any()

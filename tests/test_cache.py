@@ -7,9 +7,11 @@ import torch
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full
-from tests.test_model import ROTARY, B, L, T, X, close, loud
+from redraft.model import dit, llama
+from tests.test_model import B, L, T, X, close, loud
 
-every = pytest.mark.parametrize("config", ROTARY, ids=str)
+CONFIGS = (*llama.EXAMPLES, *dit.EXAMPLES)
+every = pytest.mark.parametrize("config", CONFIGS, ids=str)
 
 
 def drawn(n, seed):

@@ -126,6 +126,8 @@ class Layer(nn.Module):
 class Dit(nn.Module):
     """A denoiser that is told the time."""
 
+    stores = True  # can go on behind keys and values
+
     def __init__(self, config: DitConfig):
         super().__init__()
         self.config, self.timed = config, config.timed

@@ -84,6 +84,7 @@ class Llama(nn.Module):
     """Touvron et al. 2023, with the options that Qwen2 and Qwen3 need. Ignores t."""
 
     timed = False  # a prediction stays valid while the tokens do
+    stores = True  # can go on behind keys and values
 
     def __init__(self, config: LlamaConfig):
         super().__init__()

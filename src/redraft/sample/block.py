@@ -23,9 +23,9 @@ Rows = Bool[Tensor, " B"]
 class Front:
     """What a model believes of the open block, given the finished blocks before it.
 
-    Without `cached` everything is computed anew each time: slower, the same to rounding. When the
-    blocks have filled the context, the newer half of it is encoded again from position 0, and
-    what is older is forgotten.
+    Without `cached`, and for networks that cannot, everything is computed anew each time: slower,
+    the same to rounding. When the blocks have filled the context, the newer half of it is encoded
+    again from position 0, and what is older is forgotten.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class Front:
         cached: bool = True,
         ratios: bool = False,
     ):
-        self.model, self.size, self.context, self.cached = model, size, context, cached
+        self.model, self.size, self.context = model, size, context
+        self.cached = cached and getattr(model, "stores", False)
         self.process, self.timed = process, getattr(model, "timed", True)
         self.read = process.log_ratios if ratios else process.log_x0
         self.timeless = not ratios and process.reading.timeless and not self.timed
