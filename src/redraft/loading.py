@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class Pretrained:
 
     model: nn.Module
     tokenizer: Tokenizer
-    process: Discrete | Gaussian
+    process: Any  # Discrete, or Gaussian
     mask: Mask
     trained: Objective  # what it was trained with
     length: int  # tokens of a canvas at most

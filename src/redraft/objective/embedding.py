@@ -7,7 +7,6 @@ what it was given.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -83,7 +82,7 @@ class Regression:
     process: Gaussian
     density: Density = Even()
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt, answer, compare."""
@@ -117,7 +116,7 @@ class TokenLoss:
     process: Gaussian
     density: Density = Even()
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt, answer, compare."""
@@ -158,7 +157,7 @@ class DiffusionLM:
     process: Gaussian
     steps: int = 2000
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt, answer, compare."""
@@ -207,7 +206,7 @@ class LatentBound:
 
     process: Gaussian
     mask: Mask = Full()
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt, denoise, score."""
