@@ -4,6 +4,7 @@ By a network that knows classes: `Mixed` and `Tempered`, which agree at gamma 0 
 (told the class) and nowhere else. By a classifier of noisy texts: `Judged`.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,7 +74,7 @@ class Mixed:
 
 
 @dataclass(frozen=True)
-class Guided(Ancestral):
+class Guided(Ancestral, ABC):
     """Ancestral steps from a changed law of xs, for any process. `step` takes [B, 2, L, V].
 
     Subclasses say which law. At the `ends` of gamma it is the process's own, and so is the draw.
@@ -84,15 +85,15 @@ class Guided(Ancestral):
     def __post_init__(self) -> None:
         strength(self.gamma)
 
+    @abstractmethod
     def law(
         self, two: Float[Tensor, "*N 2 V"], xt: Int[Tensor, "*N"], t: Tensor, s: Tensor
     ) -> LogProbs:
         """log of the law of xs, up to a constant; t and s have the shape of xt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own(self, two: Two) -> Logits | None:
         """The belief whose own reverse step this is, if it is one."""
-        raise NotImplementedError
 
     def step(self, canvas: Canvas, logp: Two, rng: Rng) -> Canvas:  # pyrefly: ignore
         """Draw xs from the law where a token may change."""
