@@ -89,6 +89,16 @@ class BlockDiffusion(Mask):
         return self.length
 
 
+@dataclass(frozen=True)
+class CleanCausal(Mask):
+    """For noisy|clean: a clean token does not see the clean ones behind it (NBDiff)."""
+
+    length: int  # L: positions below it are noisy, the others clean
+
+    def may(self, b: Index, q: Index, k: Index) -> Answer:
+        return ((k <= q) | (q < self.length) | (k < self.length)) & (b >= 0)
+
+
 @dataclass(frozen=True, eq=False)
 class NumberedDiffusion(Mask):
     """`BlockDiffusion` for blocks of any place and size, the same in both halves."""
@@ -163,8 +173,13 @@ def block_causal(doc: Int[Tensor, "B L"], size: int) -> Mask:
     return NumberedCausal(block_of(doc, size)) & Documents(doc)
 
 
-def block_diffusion(doc: Int[Tensor, "B L"], size: int) -> Mask:
-    """`BlockDiffusion` with documents that do not see each other, blocks counted within each."""
+def block_diffusion(doc: Int[Tensor, "B L"], size: int, causal: bool = False) -> Mask:
+    """`BlockDiffusion` with documents that do not see each other, blocks counted within each.
+
+    `causal`: the clean half as an autoregressive network sees it.
+    """
     if isinstance(Documents(doc).simple(), Full):
-        return BlockDiffusion(size, doc.shape[1])
-    return NumberedDiffusion(block_of(doc, size)) & Documents(torch.cat([doc, doc], 1))
+        seen: Mask = BlockDiffusion(size, doc.shape[1])
+    else:
+        seen = NumberedDiffusion(block_of(doc, size)) & Documents(torch.cat([doc, doc], 1))
+    return seen & CleanCausal(doc.shape[1]) if causal else seen

@@ -1,6 +1,7 @@
 """From next-token prediction to denoising."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -68,4 +69,85 @@ class NextTokenConfig:
         return NextToken(self.inner.build(), self.bos_id)
 
 
-EXAMPLES = (NextTokenConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16), 3),)
+class Shifted(nn.Module):
+    """A network whose row i speaks of token i + 1, seen as a denoiser, whatever its mask.
+
+    Each position takes the features of the one before it, if it may see that one, else its own:
+    Dream's rule for the first token, here for the first of every document. In the layout
+    noisy|clean the first token of a block sees only the clean one before it and so takes that
+    one's, as in decoding; the noisy one's would train another model than is sampled from.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model: Any = model  # a denoiser, but a registered module too
+        self.timed = getattr(model, "timed", True)
+        self.stores = getattr(model, "stores", False)
+
+    def features(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Features:
+        """The inner network's features, one place later."""
+        kv = more.get("kv")
+        before, last = (0, None) if kv is None else (kv.length, kv.last)
+        h = self.model.features(x, t, mask=mask, **more)
+        if kv is not None:
+            kv.keep(h)
+        return later(h, mask, before, last)
+
+    def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """The inner network's head."""
+        return self.model.head(h)
+
+    def head_parameters(self) -> list[Tensor]:
+        """What `head` trains."""
+        return self.model.head_parameters()
+
+    def forward(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Logits:
+        """Logits aligned with the positions they speak of."""
+        return self.head(self.features(x, t, mask=mask, **more))
+
+
+def later(h: Features, mask: Mask, before: int = 0, last: Features | None = None) -> Features:
+    """Each position's features from the one before it, which it must see; else its own.
+
+    `before` positions stand in front of the row, and `last` is what the last of them said.
+    """
+    B, L, _ = h.shape
+    b = torch.arange(B, device=h.device)[:, None]
+    q = torch.arange(before, before + L, device=h.device)
+    seen = mask.may(b, q, (q - 1).clamp(min=0)).expand(B, L) & (q > 0)
+    moved = torch.cat([h[:, :1] if last is None else last.to(h), h[:, :-1]], 1)
+    moved = torch.where(seen[..., None], moved, h)
+    half = mask.cut()
+    if before or half is None or L != 2 * half:
+        return moved
+    seen = mask.may(b, q[:half], (q[half:] - 1).clamp(min=half)).expand(B, half) & (q[:half] > 0)
+    clean = torch.cat([h[:, :1], h[:, half:-1]], 1)
+    first = torch.where(seen[..., None], clean, moved[:, :half])
+    return torch.cat([first, moved[:, half:]], 1)
+
+
+@dataclass(frozen=True)
+class ShiftedConfig:
+    """A network whose rows speak of the token behind them."""
+
+    inner: Any  # a network's configuration: vocab_size, max_len and build()
+
+    @property
+    def vocab_size(self) -> int:
+        """That of the network inside."""
+        return self.inner.vocab_size
+
+    @property
+    def max_len(self) -> int:
+        """That of the network inside."""
+        return self.inner.max_len
+
+    def build(self) -> Shifted:
+        """The wrapped network with fresh weights."""
+        return Shifted(self.inner.build())
+
+
+EXAMPLES = (
+    NextTokenConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16), 3),
+    ShiftedConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16)),
+)

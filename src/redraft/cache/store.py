@@ -3,6 +3,8 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from redraft.types import Features
+
 Kv = Float[Tensor, "B H L Dh"]
 
 
@@ -17,6 +19,8 @@ class Dense:
         self.length = 0  # committed positions
         self.keys: list[Kv] = []
         self.values: list[Kv] = []
+        self.passed: Features | None = None  # of the last pass, if somebody will need them
+        self.last: Features | None = None  # of the last committed position
 
     def put(self, layer: int, k: Kv, v: Kv) -> tuple[Tensor, Tensor]:
         """Take the next positions of a layer; give all its keys and values so far."""
@@ -37,9 +41,15 @@ class Dense:
         room[:, :, : self.length] = old[:, :, : self.length]
         return room
 
+    def keep(self, h: Features) -> None:
+        """The features of a pass: `commit` makes the last of them `last`."""
+        self.passed = h
+
     def commit(self, positions: int) -> None:
         """Keep the first `positions` of what the last pass put."""
         self.length += positions
+        if self.passed is not None and positions:
+            self.last = self.passed[:, positions - 1 : positions]
 
     def rows(self, which: Bool[Tensor, " B"] | Int[Tensor, " n"]) -> "Dense":
         """A copy of what is committed of some rows."""
@@ -48,4 +58,5 @@ class Dense:
         if self.length:
             part.keys = [each[which, :, : self.length] for each in self.keys]
             part.values = [each[which, :, : self.length] for each in self.values]
+        part.last = None if self.last is None else self.last[which]
         return part

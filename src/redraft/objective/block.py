@@ -23,15 +23,29 @@ from redraft.types import Batch, Denoiser, Features, Loss, Objective, Rng, Time,
 TRIES = 100  # draws of a block's masks before its share is taken as it is
 
 
-def doubled(model: Denoiser, batch: Batch, xt: Tokens, t: Time | None, size: int) -> Features:
-    """The features of the noisy half of noisy|clean. Both halves have the same positions."""
+def doubled(
+    model: Denoiser, batch: Batch, xt: Tokens, t: Time | None, size: int, causal: bool = False
+) -> Features:
+    """The features of the noisy half of noisy|clean."""
+    return both(model, batch, xt, t, size, causal)[:, : xt.shape[1]]
+
+
+def both(
+    model: Denoiser, batch: Batch, xt: Tokens, t: Time | None, size: int, causal: bool = False
+) -> Float[Tensor, "B twice D"]:
+    """The features of noisy|clean, in one pass. Both halves have the same positions."""
     L = xt.shape[1]
     at = torch.arange(L, device=xt.device).repeat(2).expand(len(xt), 2 * L)
     if t is not None:  # what is clean is at time 0
         t = t.expand(xt.shape)
         t = torch.cat([t, torch.zeros_like(t)], 1)
-    both = torch.cat([xt, batch.tokens], 1)
-    return model.features(both, t, mask=block_diffusion(batch.doc, size), at=at)[:, :L]
+    seen = block_diffusion(batch.doc, size, causal)
+    return model.features(torch.cat([xt, batch.tokens], 1), t, mask=seen, at=at)
+
+
+def finished(size: int, causal: bool) -> BlockCausal:
+    """What clean text sees of itself."""
+    return BlockCausal(1 if causal else size)
 
 
 def stratified_blocks(batch: Batch, size: int, rng: Rng) -> Float[Tensor, "B L"]:
@@ -78,7 +92,8 @@ class BlockNELBO:
     With a narrower range of the mask rate than [0, 1] the loss is the mean of weight * nats over
     that range, as in BD3-LM's training: no bound, but with less variance. `low = high = 1` with
     `size = 1` is the autoregressive loss. `resample` redraws the masks of a block until the
-    share that is really masked lies in the range, if any share of so many tokens does.
+    share that is really masked lies in the range, if any share of so many tokens does. `causal`:
+    clean text sees only what stands before it, as in an autoregressive network (NBDiff).
     """
 
     process: Mixing
@@ -87,6 +102,7 @@ class BlockNELBO:
     high: float = 1.0
     reduce: Callable[..., Weighing] = per_target
     resample: bool = False
+    causal: bool = False
     exact = False
 
     def __post_init__(self) -> None:
@@ -99,8 +115,8 @@ class BlockNELBO:
 
     @property
     def mask(self) -> BlockCausal:
-        """Who sees whom where all is clean but the last block."""
-        return BlockCausal(self.size)
+        """What finished text sees of itself."""
+        return finished(self.size, self.causal)
 
     def times(self, batch: Batch, rng: Rng) -> Time:
         """One t a block, between those at which the mask rate is `low` and `high`."""
@@ -152,15 +168,15 @@ class BlockNELBO:
         noised = self.process.noisy(xt) & batch.target
         rate = torch.where(noised, self.rate(t), 0.0)
         way = self.reduce(noised, batch.target, rate)
-        h = doubled(model, batch, xt, t, self.size)
+        h = doubled(model, batch, xt, t, self.size, self.causal)
         total, nll = scored_nll(model, self.process, h, batch.tokens, way.weight, way.path)
         return Loss(total, way.count), nll * rate.float()
 
     def bound(self, timed: bool) -> Objective:
         """Over all mask rates; by counting where the network is not told the time."""
         if not timed:
-            return BlockAnyOrder(self.process, self.size)
-        return BlockNELBO(self.process.complete(), self.size)
+            return BlockAnyOrder(self.process, self.size, self.causal)
+        return BlockNELBO(self.process.complete(), self.size, causal=self.causal)
 
 
 @dataclass(frozen=True)
@@ -173,6 +189,7 @@ class BlockAnyOrder:
 
     process: Mixing
     size: int
+    causal: bool = False
     exact = False
 
     def __post_init__(self) -> None:
@@ -181,8 +198,8 @@ class BlockAnyOrder:
 
     @property
     def mask(self) -> BlockCausal:
-        """Who sees whom where all is clean but the last block."""
-        return BlockCausal(self.size)
+        """What finished text sees of itself."""
+        return finished(self.size, self.causal)
 
     def noise(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, "B L"], Where]:
         """The share k/n of each position's block, and which positions are masked."""
@@ -203,7 +220,7 @@ class BlockAnyOrder:
         """The loss, the bound's nats at every position (detached), and k/n in place of t."""
         share, noised = self.noise(batch, rng)
         xt = torch.where(noised, self.process.prior(batch.tokens, rng), batch.tokens)
-        h = doubled(model, batch, xt, None, self.size)
+        h = doubled(model, batch, xt, None, self.size, self.causal)
         total, nll = scored_nll(model, self.process, h, batch.tokens, noised / share)
         return Loss(total, batch.target.sum()), nll / share.float(), share
 
@@ -215,5 +232,6 @@ class BlockAnyOrder:
 EXAMPLES = (
     BlockNELBO(Mixing(7, 3), 2),
     BlockNELBO(Mixing(7, 3), 4, 0.3, 0.8),
+    BlockNELBO(Mixing(7, 3), 2, causal=True),
     BlockAnyOrder(Mixing(7, 3), 2),
 )

@@ -103,6 +103,7 @@ class NELBO:
     reduce: Callable[..., Weighing] = per_target
     mask: Mask = Full()
     t_min: float = 0.0  # above 0 the bound misses (0, t_min): less variance, a small bias
+    weigh: Callable[..., Nats] | None = None  # (noised, doc) -> weights of training, such as `Cart`
     exact = False
 
     def __post_init__(self) -> None:
@@ -125,12 +126,17 @@ class NELBO:
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position (detached), and t."""
         t, xt = self.noise(batch, rng)
+        return *self.given(model, batch, t, xt), t
+
+    def given(self, model: Denoiser, batch: Batch, t: Time, xt: Tokens) -> tuple[Loss, Nats]:
+        """The loss and the nats of rows that are noised already."""
         noised = self.process.noisy(xt) & batch.target
         rate = torch.where(noised, self.rate(t), 0.0)  # infinite where nothing can be masked
-        way = self.reduce(noised, batch.target, rate)
+        weight = rate if self.weigh is None else self.weigh(noised, batch.doc)
+        way = self.reduce(noised, batch.target, weight)
         h = model.features(xt, t, mask=self.mask & Documents(batch.doc))
         total, nll = scored_nll(model, self.process, h, batch.tokens, way.weight, way.path)
-        return Loss(total, way.count), nll * rate.float(), t
+        return Loss(total, way.count), nll * rate.float()
 
     def bound(self, timed: bool) -> Objective:
         """Without what a schedule leaves; by counting where the network is not told the time."""

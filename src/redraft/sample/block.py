@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from redraft.cache.store import Dense
-from redraft.mask import BlockCausal, Documents, Full, Mask
+from redraft.mask import BlockCausal, Documents, Full, Mask, NumberedCausal
 from redraft.sample.predict import Predict, Reuse, Sampler, generate
 from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens
 
@@ -25,7 +25,8 @@ class Front:
 
     Without `cached`, and for networks that cannot, everything is computed anew each time: slower,
     the same to rounding. When the blocks have filled the context, the newer half of it is encoded
-    again from position 0, and what is older is forgotten.
+    again from position 0, and what is older is forgotten. `causal`: finished text sees only what
+    stands before it.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Front:
         context: int,
         cached: bool = True,
         ratios: bool = False,
+        causal: bool = False,
     ):
         self.model, self.size, self.context = model, size, context
+        self.finished = BlockCausal(1 if causal else size)
         self.cached = cached and getattr(model, "stores", False)
         self.process, self.timed = process, getattr(model, "timed", True)
         self.read = process.log_ratios if ratios else process.log_x0
@@ -73,9 +76,12 @@ class Front:
         return self.model.features(both, t, mask=seen)[:, past.shape[1] :]
 
     def seen(self, doc: Tokens, n: int) -> Mask:
-        """What the last n positions see. One block sees all before it and itself."""
-        inner = Full() if n <= self.size and self.cached else BlockCausal(self.size)
-        return inner & Documents(doc)
+        """What the last n positions see, the open block: all before it and itself."""
+        if self.cached or doc.shape[1] == n:
+            return Full() & Documents(doc)
+        at = torch.arange(doc.shape[1], device=doc.device)
+        number = (at // self.finished.size).where(at < len(at) - n, len(at)).expand(doc.shape)
+        return NumberedCausal(number) & Documents(doc)
 
     @torch.no_grad()
     def advance(self, x: Tokens, doc: Tokens, ahead: int) -> None:
@@ -89,7 +95,8 @@ class Front:
             x = self.past
         if self.cached and x.shape[1]:
             clean = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
-            self.model.features(x, clean, mask=self.seen(self.doc, x.shape[1]), kv=self.store)
+            seen = self.finished & Documents(self.doc)
+            self.model.features(x, clean, mask=seen, kv=self.store)
             self.store.commit(x.shape[1])
 
     def drop(self, which: Rows) -> None:

@@ -140,7 +140,8 @@ class Running:
                 set_lr(optims, plan.lr.factor(state.step, plan.progress(state)))
                 rows = batch(state.step).to(self.place.device)
                 micro = rows.split(plan.micro)
-                stepped = train_step(model, objective, optims, micro, self.seed, plan.clip, numbers)
+                now = moment(objective, state.step, plan.progress(state))
+                stepped = train_step(model, now, optims, micro, self.seed, plan.clip, numbers)
                 if ema is not None:
                     ema.update(model)
                 spent, asked = most(time.perf_counter() - began, float(self.stop()))
@@ -200,6 +201,12 @@ def averaged(model: nn.Module, ema: Ema | None) -> Iterator[None]:
     finally:
         if ema is not None:
             ema.swap(model)
+
+
+def moment(objective, step: int, progress: float):
+    """What is learned at a step, by an objective that changes or by one that does not."""
+    at = getattr(objective, "at", None)
+    return objective if at is None else at(step, progress)
 
 
 def line(told: Told, optims: list) -> dict[str, Any]:
