@@ -15,21 +15,19 @@ from redraft.process.gaussian import Gaussian
 from redraft.process.path import DDPM as Discrete
 from redraft.process.path import EDM, VE, VP, CosineVP, Sqrt, Straight, SubVP
 from redraft.process.prediction import noise_of
+from redraft.sample.grid import Churn, Even, LogSNR, Rho
 from redraft.sample.predict import Sampler, blank, generate
-from redraft.sample.solver import (
+from redraft.sample.rules import (
     DDIM,
     DDPM,
     DPM,
     SDE,
-    Even,
     Heun,
-    LogSNR,
-    Rho,
-    Solver,
-    Steer,
     noise_frame,
     straight_frame,
 )
+from redraft.sample.solver import Solver
+from redraft.sample.steer import Steer
 from redraft.types import Rng
 
 MU, SD = 0.7, 0.5
@@ -221,8 +219,11 @@ def test_data_of_one_sentence_gives_that_sentence_and_prompts_stay(rule):
     torch.testing.assert_close(seen.memo["z"], own)
 
 
-@every
-def test_given_positions_have_the_noise_of_the_time_that_is_told(rule):
+CHURNED = [(rule, churn) for rule in RULES for churn in (Churn(), Churn(2.0)) if rule.churns]
+
+
+@pytest.mark.parametrize(("rule", "churn"), CHURNED + [(r, Churn()) for r in RULES if not r.churns])
+def test_given_positions_have_the_noise_of_the_time_that_is_told(rule, churn):
     canvas = blank([[5, None]], MASK, PAD)
     rng = Rng.seeds(0)
     begun, own = PROCESS.start(canvas, rng), Bits(7).vectors()[5].double()
@@ -238,8 +239,8 @@ def test_given_positions_have_the_noise_of_the_time_that_is_told(rule):
         return gauss(PROCESS.path, canvas.memo["z"], t)
 
     begun_sigma = PROCESS.path.at(torch.ones(1, 1)).sigma.item()
-    list(generate(predict, begun, Solver(PROCESS, rule, 4), rng))
-    assert seen == sorted(seen, reverse=True) and seen[0] == 1
+    list(generate(predict, begun, Solver(PROCESS, rule, 4, churn=churn), rng))
+    assert seen[0] == 1 and (churn.amount or seen == sorted(seen, reverse=True))
 
 
 @every
@@ -381,9 +382,77 @@ def test_a_flow_learned_from_its_own_pairs_is_straight():
     assert (bent - ends).abs().max() > 0.5 > 5e-3 > (straight - ends).abs().max()
 
 
+@pytest.mark.parametrize("rule", [DDIM(), Heun(), Heun(straight_frame)], ids=str)
+def test_no_churn_changes_no_bit(rule):
+    """Neither an amount of 0, nor a range of noise that the grid never meets."""
+    z = torch.randn(2, 4, 3).double()
+    want = follow(Solver(PROCESS, rule, 6), z)
+    for churn in (Churn(0.0, 0.0, 50.0, 1.1), Churn(40.0, 1e8, 1e9)):
+        got = follow(Solver(PROCESS, rule, 6, churn=churn), z)
+        for one, two in zip(want, got, strict=True):
+            assert torch.equal(one.memo["z"], two.memo["z"])
+            assert torch.equal(one.tokens, two.tokens)
+
+
+@pytest.mark.parametrize("path", [EDM(0.002, 30.0), VP(), Straight()], ids=str)
+@pytest.mark.parametrize("rule", [DDIM(), Heun(straight_frame)], ids=str)
+def test_churn_keeps_the_law(rule, path):
+    """Gaussian data: whatever part of the noise is drawn anew, the spread of the data comes out."""
+    rows = torch.arange(4000)
+    solver = Solver(process_of(path), rule, 40, churn=Churn(30.0))
+    start = path.start * normal(Rng.of(1, rows), torch.empty(4000, 1, 1))
+    plain, churned = (
+        follow(each, start, rng=Rng.of(2, rows))[-1].memo["z"]
+        for each in (replace(solver, churn=Churn()), solver)
+    )
+    assert churned.mean().item() == pytest.approx(MU, abs=0.05)
+    coarse = 0.2 if rule == DDIM() else 0.04  # Euler's own error, with or without churn
+    assert churned.std().item() == pytest.approx(SD, rel=coarse)
+    assert abs(torch.corrcoef(torch.stack([plain, churned]).view(2, -1))[0, 1]) < 0.5
+
+
+def test_churn_is_algorithm_2_of_edm():
+    """Its loop, written out, on EDM's own grid; noise S_noise, only between S_tmin and S_tmax."""
+    n, churn, path = 10, Churn(4.0, 0.05, 30.0, 1.003), EDM()
+    solver = Solver(process_of(path), Heun(), n, Rho(), churn=churn)
+    seen, rng = follow(solver, one(20.0)), Rng.seeds(0)
+    grid = [
+        (80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(n)
+    ]
+    y, grid = one(20.0), [*grid, 0.0]
+
+    def slope(y, s):
+        return (y - MU - SD**2 * (y - MU) / (SD**2 + s**2)) / s
+
+    for i, (s, after) in enumerate(pairwise(grid)):
+        gamma = min(churn.amount / n, 2**0.5 - 1) if 0.05 <= s <= 30 else 0.0
+        hat = s * (1 + gamma)
+        if gamma:
+            drawn = normal(rng.fold(torch.tensor([2 * i - 1])).fold("step"), y)
+            y = y + (hat**2 - s**2) ** 0.5 * churn.noise * drawn
+        d = slope(y, hat)
+        ahead = y + (after - hat) * d
+        if after:
+            ahead = y + (after - hat) * (d + slope(ahead, after)) / 2
+        y = ahead
+    torch.testing.assert_close(seen[-1].memo["z"], y, atol=1e-6, rtol=1e-6)
+
+
+def test_churn_that_makes_no_sense_is_refused():
+    for rule in (DDPM(), SDE(), DPM(), DDIM(1.0)):
+        with pytest.raises(BadInput, match="Heun"):
+            Solver(PROCESS, rule, churn=Churn(1.0))
+    with pytest.raises(BadInput, match="choose one"):
+        Solver(PROCESS, DDIM(), shift=1.0, churn=Churn(1.0))
+    for bad in ((-1.0,), (1.0, 2.0, 1.0), (1.0, 0.0, None, math.nan)):
+        with pytest.raises(BadInput):
+            Churn(*bad)
+
+
 def test_solvers_survive_json():
     for rule in RULES:
-        solver = Solver(PROCESS, rule, 7, Rho(), 0.5)
+        churn = Churn(3.0, 0.1, None, 1.01) if rule.churns else Churn()
+        solver = Solver(PROCESS, rule, 7, Rho(), 0.5, churn=churn)
         assert build(json.loads(json.dumps(describe(solver)))) == solver
     assert noise_frame is not straight_frame
     solver = Solver(Gaussian(7, MASK, Random(7, 4), CosineVP()), DPM(), 3, LogSNR())

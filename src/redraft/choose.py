@@ -33,31 +33,51 @@ class Kind(StrEnum):
     sde = "sde"
 
 
-def solver_of(model, kind: Kind | None, order: Order | None, clamp: float | None, given: dict):
-    """The solver that the options describe, for a model of vectors; else None."""
+def solver_of(model, order: Order | None, vectors: dict, given: dict):
+    """The solver that the options describe, for a model of vectors; else None.
+
+    `vectors` are the options for such models, by their names: solver, clamp, churn.
+    """
     from redraft.process.gaussian import Gaussian
-    from redraft.sample import solver
+    from redraft.sample import rules, solver
 
     if not isinstance(model.process, Gaussian):
-        if kind is not None or clamp is not None:
-            word = "--solver" if kind is not None else "--clamp"
-            raise BadInput(
-                f"{word} is for models of vectors; this one has tokens: choose an --order"
-            )
+        for word, value in vectors.items():
+            if value is not None:
+                raise BadInput(
+                    f"--{word} is for models of vectors; this one has tokens: choose an --order"
+                )
         return None
     if order is not None:
         kinds = ", ".join(Kind)
         raise BadInput(f"--order is for models of tokens; this one has vectors: --solver {kinds}")
     refuse("a model of vectors", given, "temperature", "top-k", "top-p", "threshold", "correct")
-    rules = {
-        Kind.ddpm: solver.DDPM(),
-        Kind.ddim: solver.DDIM(),
-        Kind.euler: solver.DDIM(),  # the same step
-        Kind.heun: solver.Heun(solver.straight_frame),
-        Kind.dpm: solver.DPM(),
-        Kind.sde: solver.SDE(),
+    known = {
+        Kind.ddpm: rules.DDPM(),
+        Kind.ddim: rules.DDIM(),
+        Kind.euler: rules.DDIM(),  # the same step
+        Kind.heun: rules.Heun(rules.straight_frame),
+        Kind.dpm: rules.DPM(),
+        Kind.sde: rules.SDE(),
     }
-    return solver.Solver(model.process, rules[kind or Kind.heun], given["steps"] or 64, clamp=clamp)
+    rule, steps = known[vectors["solver"] or Kind.heun], given["steps"] or 64
+    churn = churn_of(vectors["churn"])
+    return solver.Solver(model.process, rule, steps, clamp=vectors["clamp"], churn=churn)
+
+
+def churn_of(text: str | None):
+    """AMOUNT, or AMOUNT,LOW,HIGH, or AMOUNT,LOW,HIGH,NOISE: S_churn, S_tmin, S_tmax, S_noise."""
+    from redraft.sample.grid import Churn
+
+    if text is None:
+        return Churn()
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3, 4):
+        raise BadInput(f"--churn {text}: give AMOUNT, or AMOUNT,LOW,HIGH, or AMOUNT,LOW,HIGH,NOISE")
+    return Churn(*numbers)
 
 
 def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict):

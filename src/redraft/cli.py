@@ -66,6 +66,10 @@ Clamp = Annotated[
         min=0.0, max=1.0, help="for models of vectors: to the nearest token from this t on"
     ),
 ]
+ChurnOption = Annotated[
+    str | None,
+    typer.Option("--churn", help="noise put back between steps: AMOUNT, or AMOUNT,LOW,HIGH,NOISE"),
+]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
@@ -126,6 +130,7 @@ def generate(
     ] = None,
     solver: SolverOption = None,
     clamp: Clamp = None,
+    churn: ChurnOption = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -141,7 +146,8 @@ def generate(
     model = guided(open_pretrained(checkpoint), label, guidance, judge)
     tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
     given = options(temperature, top_k, top_p, steps, threshold, correct)
-    sampler = solver_of(model, solver, order, clamp, given)
+    vectors = {"solver": solver, "clamp": clamp, "churn": churn}
+    sampler = solver_of(model, order, vectors, given)
     sampler = sampler or sampler_of(model, tokens, order, Order.random, WRITING, given)
     show(
         model,
@@ -167,6 +173,7 @@ def infill(
     correct: Correct = None,
     solver: SolverOption = None,
     clamp: Clamp = None,
+    churn: ChurnOption = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -177,7 +184,8 @@ def infill(
     model = open_pretrained(checkpoint)
     tokens = model.gaps(template).count(None)
     given = options(temperature, top_k, top_p, steps, threshold, correct)
-    sampler = solver_of(model, solver, order, clamp, given)
+    vectors = {"solver": solver, "clamp": clamp, "churn": churn}
+    sampler = solver_of(model, order, vectors, given)
     sampler = sampler or sampler_of(model, tokens, order, Order.margin, FILLING, given)
     show(
         model,

@@ -1,0 +1,57 @@
+"""Gradient control of a solver: its vectors climb towards what a classifier wants to see."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from redraft.process.gaussian import Gaussian
+from redraft.sample.solver import Solver
+from redraft.types import Canvas, Features, Rng, Time
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """Gradient control (Li et al. 2022): after every step, climb log p(c | z) near the step's mean.
+
+    `classifier(z, t)` gives log p(c | z), one number a row. Adagrad, `updates` times with rate
+    `rate`, on -scale log p(c | z) + fluency |z - mean|^2 / variance (1 where it is 0). One
+    Adagrad serves all updates of a step; the authors' code begins a new one for each.
+    """
+
+    inner: Solver
+    classifier: Callable[[Features, Time], Float[Tensor, " B"]]
+    rate: float = 0.1
+    updates: int = 3
+    fluency: float = 0.01
+    scale: float = 1.0
+
+    @property
+    def process(self) -> Gaussian:
+        """That of the solver."""
+        return self.inner.process
+
+    def time(self, canvas: Canvas, rng: Rng) -> Time:
+        """That of the solver."""
+        return self.inner.time(canvas, rng)
+
+    def step(self, canvas: Canvas, logp: Features, rng: Rng) -> Canvas:
+        """The solver's step, then the climb; not after the last, where z is decided."""
+        after, free = self.inner.step(canvas, logp, rng), canvas.open[..., None]
+        free = free & (after.open.any(-1))[:, None, None]
+        t = self.inner.time(after, rng)
+        z, mean, std = (after.memo[name] for name in ("z", "mean", "std"))
+        variance = torch.where(std > 0, std**2, 1.0)
+        seen = torch.zeros_like(z)
+        for _ in range(self.updates):
+            with torch.enable_grad():
+                leaf = z.detach().requires_grad_()
+                far = ((leaf - mean) ** 2 / variance * free).sum()
+                loss = self.fluency * far - self.scale * self.classifier(leaf, t).sum()
+                (slope,) = torch.autograd.grad(loss, leaf)
+            seen = seen + slope**2
+            moved = z - self.rate * slope / (seen.sqrt() + 1e-10)
+            z = torch.where(free & (slope != 0), moved, z)
+        return replace(after, memo=after.memo | {"z": z})
