@@ -95,6 +95,31 @@ def test_a_stopped_comparison_goes_on(tmp_path, monkeypatch):
     assert entries is not None and entries[0]["step"] == 3
 
 
+@pytest.mark.slow
+def test_a_model_of_vectors_writes_with_one_call_a_step_and_has_no_temperature(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    common = [f"text={texts(tmp_path)}", *SMALL]
+    settings = comparison.Settings(4, 1, 2, 2, (0.8, 1.0), (4,), 0)
+    watch = lambda training, run, out: (list(training) or [None])[-1]  # noqa: E731
+    calls = []
+    real = comparison.solver_of
+
+    def counted(*given):
+        calls.append(real(*given))
+        return calls[-1]
+
+    monkeypatch.setattr(comparison, "solver_of", counted)
+    (entry,) = comparison.compare(["flow"], common, tmp_path / "out", settings, None, watch)
+    assert entry["likelihood"]["kind"] == "upper bound (LatentBound)"
+    heated, plain = entry["frontier"]
+    assert "does not go with --temperature" in heated["refused"]
+    assert plain["steps"] == 4 and plain["entropy"] > 0
+    vectors = [each for each in calls if each is not None]
+    assert {type(each.rule).__name__ for each in vectors} == {"DPM"}
+
+
 def test_a_candidate_takes_the_common_settings_that_it_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = [f"text={texts(tmp_path)}", *SMALL, "timed=false"]

@@ -17,6 +17,7 @@ from redraft.train.checkpoint import State
 from redraft.train.ema import Ema
 from redraft.train.log import Metrics, read
 from redraft.train.loop import Plan
+from redraft.train.muon import Float32Muon, orthogonal
 from redraft.train.optim import WSD, AdamW, Cosine, Muon, set_lr, tables
 from redraft.train.parallel import precision, recompute
 from redraft.train.step import BINS, Diverged, train_step
@@ -146,6 +147,38 @@ def test_muon_takes_the_matrices_inside_and_nothing_else():
     assert inside.isdisjoint(rest) and inside | rest == {id(p) for p in model.parameters()}
     assert id(model.embedding.weight) in rest and tables(model) <= rest
     assert all(p.ndim == 2 for p in model.layers.parameters() if id(p) in inside)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_orthogonalising_is_a_polynomial_of_the_singular_values(shape):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=draw, dtype=torch.float64)
+    a, b, c = given = 3.4445, -4.7750, 2.0315
+    u, s, v = torch.linalg.svd(x / x.norm(), full_matrices=False)
+    for _ in range(5):
+        s = a * s + b * s**3 + c * s**5
+    torch.testing.assert_close(orthogonal(x, given, 5, 1e-7), u @ torch.diag(s) @ v)
+
+
+def test_muon_in_float32_is_torchs_up_to_rounding_and_reads_its_state():
+    draw = torch.Generator().manual_seed(0)
+    one, two = (
+        [torch.nn.Parameter(torch.ones(size)) for size in ((8, 24), (24, 8))] for _ in range(2)
+    )
+    given = {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    theirs, ours = torch.optim.Muon(one, **given), Float32Muon(two, **given)
+    for _ in range(3):
+        for p, q in zip(one, two, strict=True):
+            p.grad = torch.randn(p.shape, generator=draw)
+            q.grad = p.grad.clone()
+        theirs.step()
+        ours.step()
+    for p, q in zip(one, two, strict=True):
+        assert (p - q).norm() / (p - 1).norm() < 0.02
+        torch.testing.assert_close(ours.state[q], theirs.state[p])
+    again = Float32Muon(two, **given)
+    again.load_state_dict(theirs.state_dict())
+    assert again.param_groups[0].keys() == theirs.param_groups[0].keys()
 
 
 def test_vectors_and_embeddings_are_not_decayed():

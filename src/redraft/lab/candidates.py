@@ -13,7 +13,11 @@ from redraft.recipe.find import find, shipped, user_recipe
 from redraft.recipe.start import start
 from redraft.train.log import read
 
-RECIPES = ("ar", "mdlm", "mdlm_dit", "block", "d3pm", "udlm", "gidd", "sedd", "sedd graph=uniform")
+RECIPES = (
+    "ar", "mdlm", "mdlm_dit", "block", "diffusionbert", "udlm", "gidd", "sedd",
+    "sedd graph=uniform", "d3pm kernel=absorbing", "d3pm", "d3pm kernel=neighbours",
+    "flow", "flow velocity=true", "diffusion_lm", "bits",
+)  # fmt: skip
 SCORER = "ar"  # of generative perplexity; it is trained even if it is not compared
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from redraft.choose import Order, options, sampler_of
+from redraft.choose import Kind, Order, options, sampler_of, solver_of
 from redraft.describe import read_json
 from redraft.errors import BadInput
 from redraft.eval.quality import distinct_n, unigram_entropy
@@ -18,6 +18,7 @@ from redraft.lab import tables
 from redraft.lab.candidates import SCORER, Trained, train
 from redraft.lab.plots import figure, frontier
 from redraft.loading import Pretrained
+from redraft.process.gaussian import Gaussian
 from redraft.progress import measured_corpus, own_rows
 from redraft.sample.unmask import Draw
 
@@ -48,9 +49,13 @@ class Texts:
 def write(
     model: Pretrained, num: int, steps: int | None, temperature: float | None, seed: int
 ) -> Texts:
-    """Texts of full length. With no temperature the model's own law: 1, and no nucleus."""
+    """Texts of full length. With no temperature the model's own law: 1, and no nucleus.
+
+    A model of vectors goes with DPM-Solver++(2M): one call a step, as the others have.
+    """
     given = options(temperature, None, None, None if model.causal else steps, None)
-    sampler = sampler_of(model, model.length, None, Order.random, Draw(1.0), given)
+    sampler = solver_of(model, Kind.dpm if vectors(model) else None, None, None, given)
+    sampler = sampler or sampler_of(model, model.length, None, Order.random, Draw(1.0), given)
     texts, ended = [], []
     for first in range(0, num, TOGETHER):
         size = min(TOGETHER, num - first)
@@ -58,6 +63,11 @@ def write(
         texts += model.texts(last)
         ended += (last.tokens == model.tokenizer.eos_id).any(-1).tolist()
     return Texts(texts, ended)
+
+
+def vectors(model: Pretrained) -> bool:
+    """Whether its noise is on vectors, not on tokens."""
+    return isinstance(model.process, Gaussian)
 
 
 def described(written: Texts, scorer: Pretrained) -> dict:

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from redraft.errors import BadInput
+from redraft.train.muon import Float32Muon
+from redraft.train.parallel import precision
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Muon:
-    """Orthogonalised momentum for the matrices inside (Jordan et al. 2024, torch's own).
+    """Orthogonalised momentum for the matrices inside (Jordan et al. 2024).
 
     Embeddings, the head and vectors go to AdamW. The step is scaled to AdamW's size
     (Liu et al. 2025), so one learning rate serves both unless `table_lr` says otherwise.
@@ -70,7 +72,11 @@ class Muon:
         inner = [p for p in params if p.ndim == 2 and id(p) not in plain]
         rest = [p for p in params if p.ndim != 2 or id(p) in plain]
         adam = AdamW(self.table_lr, self.beta1, self.beta2, self.weight_decay)
-        muon = torch.optim.Muon(
+        device = next(model.parameters()).device
+        kind = (
+            torch.optim.Muon if precision("auto", device).dtype == torch.bfloat16 else Float32Muon
+        )
+        muon = kind(
             inner,
             lr=self.lr,
             weight_decay=self.weight_decay,
