@@ -5,7 +5,7 @@ from torch import Tensor
 
 from redraft.types import Features
 
-Kv = Float[Tensor, "B H L Dh"]
+Kv = Float[Tensor, "B H L _"]  # values may be of another size than keys
 
 
 class Dense:

@@ -14,6 +14,8 @@ from redraft.mask import BlockCausal, Full, Mask
 
 Heads = Float[Tensor, "B H L Dh"]
 Keys = Float[Tensor, "B H K Dh"]
+Values = Float[Tensor, "B H K Dv"]
+Read = Float[Tensor, "B H L Dv"]
 EXPLICIT = 512  # up to this length a CPU's training step is faster with the scores written out
 
 
@@ -42,7 +44,7 @@ def sight(mask: Mask, B: int, L: int, device: torch.device, before: int = 0) -> 
     return Sight(dense=mask.dense(B, L, L, str(device))[:, None], cut=mask.cut())
 
 
-def attend(q: Heads, k: Keys, v: Keys, sight: Sight) -> Heads:
+def attend(q: Heads, k: Keys, v: Values, sight: Sight) -> Read:
     """softmax(q k' / sqrt(Dh)) v over the positions that may be seen."""
     if sight.block is not None:
         return flexible(q, k, v, sight.block)
@@ -53,7 +55,7 @@ def attend(q: Heads, k: Keys, v: Keys, sight: Sight) -> Heads:
     return sdpa(q, k, v, attn_mask=sight.dense, is_causal=sight.causal)
 
 
-def parted(q: Heads, k: Keys, v: Keys, sight: Sight, cut: int) -> Heads:
+def parted(q: Heads, k: Keys, v: Values, sight: Sight, cut: int) -> Read:
     """In two calls, so that a quarter of the scores, which nobody may see, is not computed."""
     assert sight.dense is not None
     first, second = sight.dense[..., :cut, :], sight.dense[..., cut:, cut:]
@@ -66,7 +68,7 @@ def parted(q: Heads, k: Keys, v: Keys, sight: Sight, cut: int) -> Heads:
     )
 
 
-def explicit(q: Heads, k: Keys, v: Keys, sight: Sight) -> Heads:
+def explicit(q: Heads, k: Keys, v: Values, sight: Sight) -> Read:
     """The formula. torch's fused kernel has a slower backward pass on CPUs (docs/log.md)."""
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if sight.causal:
@@ -78,13 +80,13 @@ def explicit(q: Heads, k: Keys, v: Keys, sight: Sight) -> Heads:
     return score.softmax(-1) @ v
 
 
-def flexible(q: Heads, k: Keys, v: Keys, block: Any) -> Heads:
+def flexible(q: Heads, k: Keys, v: Values, block: Any) -> Read:
     """FlexAttention skips the blocks that nobody may see. It has no backward on a CPU."""
     return flex(q.device.type == "cuda")(q, k, v, block_mask=block)
 
 
 @cache
-def flex(compiled: bool) -> Callable[..., Heads]:
+def flex(compiled: bool) -> Callable[..., Read]:
     """The function of torch; only compiled is it fast."""
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -12,8 +12,8 @@ from redraft.mask import Mask
 from redraft.model.attention import Sight, attend, sight
 from redraft.types import Features
 
-Angles = tuple[Float[Tensor, "*B 1 L Dh"], Float[Tensor, "*B 1 L Dh"]]  # cos and sin
-Kv = Float[Tensor, "B H L Dh"]
+Angles = tuple[Float[Tensor, "*C 1 L Dr"], Float[Tensor, "*C 1 L Dr"]]  # cos and sin
+Kv = Float[Tensor, "B H L _"]  # values may be of another size than keys
 
 
 @runtime_checkable
@@ -67,8 +67,11 @@ def enter(
 
 
 def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles) -> Float[Tensor, "B H L Dh"]:
-    """Turn each pair (i, i + Dh/2) by its position's angle."""
+    """Turn each pair (i, i + n/2) of the first n features by its position's angle."""
     cos, sin = angles
+    n = cos.shape[-1]
+    if n < x.shape[-1]:  # what lies behind is not told where it is
+        return torch.cat([rotate(x[..., :n], angles), x[..., n:].to(cos.dtype)], -1)
     one, two = x.chunk(2, -1)
     return x * cos + torch.cat([-two, one], -1) * sin
 
@@ -131,6 +134,6 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias)
         self.down = nn.Linear(hidden, width, bias)
 
-    def forward(self, x: Features) -> Features:
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """Position by position."""
         return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.model.attention import Sight
+from redraft.model.latent_attention import LatentHeads
 from redraft.model.layers import Angles, Attention, Heads, RMSNorm, Store, SwiGLU, enter
+from redraft.model.moe import Experts, Routing, sigmoid
 from redraft.types import Features, Logits, Time, Tokens
 
 
@@ -33,18 +35,58 @@ class LlamaConfig:
     qk_norm: bool = False  # Qwen3
     tied: bool = False  # the head is the embedding
     init_std: float = 0.02
+    head_size: int | None = None  # None: the width shared out among the heads
+    out_bias: bool = False  # on attention's output
+    rotary_dim: int | None = None  # features of a head that are turned; None: all
+    experts: Experts | None = None  # in place of one feed-forward
+    latent: LatentHeads | None = None  # in place of grouped-query attention
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "width", "depth", "n_heads", "n_kv_heads", "hidden"):
             if getattr(self, field) < 1:
                 raise BadInput(f"{field} must be at least 1, not {getattr(self, field)}")
-        if self.width % self.n_heads or self.n_heads % self.n_kv_heads:
+        shared = self.head_size is None and self.latent is None and self.width % self.n_heads
+        if shared or self.n_heads % self.n_kv_heads:
             raise BadInput(
                 f"width {self.width}, {self.n_heads} heads, {self.n_kv_heads} key-value heads: "
                 "each must be a multiple of the next"
             )
-        if self.width // self.n_heads % 2:
-            raise BadInput(f"heads of size {self.width // self.n_heads}: rotary needs it even")
+        if self.turned % 2 or self.turned < 1:
+            raise BadInput(f"heads of size {self.turned}: rotary needs it even")
+
+    @property
+    def size(self) -> int:
+        """Of a head."""
+        return self.width // self.n_heads if self.head_size is None else self.head_size
+
+    @property
+    def turned(self) -> int:
+        """Features of a head that rotary positions turn."""
+        if self.latent is not None:
+            return self.latent.turned
+        return self.size if self.rotary_dim is None else self.rotary_dim
+
+    def attention(self) -> nn.Module:
+        """The attention of a layer."""
+        if self.latent is not None:
+            return self.latent.build(self.width, self.n_heads)
+        heads = Heads(
+            self.width,
+            self.n_heads,
+            self.n_kv_heads,
+            self.size,
+            bias=self.attention_bias,
+            out_bias=self.out_bias,
+            qk_norm=self.qk_norm,
+            norm_eps=self.norm_eps,
+        )
+        return Attention(heads)
+
+    def mlp(self, layer: int) -> nn.Module:
+        """The feed-forward of a layer."""
+        if self.experts is None or layer in self.experts.dense:
+            return SwiGLU(self.width, self.hidden, self.mlp_bias)
+        return self.experts.build(self.width)
 
     def build(self) -> "Llama":
         """The network with fresh weights, drawn from torch's current generator."""
@@ -54,23 +96,12 @@ class LlamaConfig:
 class Layer(nn.Module):
     """Attention, then feed-forward, each on the normalised stream."""
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
-        size = config.width // config.n_heads
         self.attention_norm = RMSNorm(config.width, config.norm_eps)
-        self.attention = Attention(
-            Heads(
-                config.width,
-                config.n_heads,
-                config.n_kv_heads,
-                size,
-                bias=config.attention_bias,
-                qk_norm=config.qk_norm,
-                norm_eps=config.norm_eps,
-            )
-        )
+        self.attention = config.attention()
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-        self.mlp = SwiGLU(config.width, config.hidden, config.mlp_bias)
+        self.mlp = config.mlp(layer)
 
     def forward(
         self, x: Features, angles: Angles, seen: Sight, kv: Store | None = None, layer: int = 0
@@ -90,7 +121,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.unembedding = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
@@ -123,8 +154,8 @@ class Llama(nn.Module):
 
         With `kv` the row goes on behind what is stored there, and `mask` speaks of both.
         """
-        size = self.config.width // self.config.n_heads
-        h, angles, seen = enter(self.embed(x), mask, at, size, self.config.rope_theta, kv)
+        theta, turned = self.config.rope_theta, self.config.turned
+        h, angles, seen = enter(self.embed(x), mask, at, turned, theta, kv)
         for i, layer in enumerate(self.layers):
             h = layer(h, angles, seen, kv, i)
         return self.norm(h)
@@ -148,4 +179,10 @@ EXAMPLES = (
     LlamaConfig(19, 32, 2, 4, 2, 48, 16),
     LlamaConfig(19, 32, 2, 4, 4, 48, 16, attention_bias=True, mlp_bias=True, tied=True),
     LlamaConfig(19, 32, 1, 2, 1, 48, 16, qk_norm=True, rope_theta=500.0),
+    LlamaConfig(19, 32, 2, 4, 2, 48, 16, head_size=12, rotary_dim=4, experts=Experts(3, 2, 16)),
+    LlamaConfig(
+        *(19, 32, 2, 4, 4, 48, 16),
+        experts=Experts(2, 2, 16, shared=8, dense=(0,), routing=Routing(sigmoid, 2, 2, bias=True)),
+        latent=LatentHeads(kv_rank=12, plain=6, turned=4, value=8, q_rank=14),
+    ),
 )
