@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "view": "types errors",
     "cache": "types",
     "model": "types mask errors describe weights",
-    "adapt": "types schedule mask errors model",
+    "adapt": "types describe schedule mask cache errors weights model",
     "objective": "types schedule mask condition process errors",
     "sample": "types schedule mask draw cache process errors",
     "data": "types errors files describe",

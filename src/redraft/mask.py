@@ -133,6 +133,16 @@ class Documents(Mask):
         return Full() if bool((self.doc == self.doc[:, :1]).all()) else self
 
 
+@dataclass(frozen=True, eq=False)
+class Table(Mask):
+    """Written out: who of Q queries sees whom of K keys, wherever those stand."""
+
+    seen: Bool[Tensor, "B Q K"]
+
+    def may(self, b: Index, q: Index, k: Index) -> Answer:
+        return self.seen[b, q, k]
+
+
 @dataclass(frozen=True)
 class Both(Mask):
     """What two masks both allow."""
@@ -183,3 +193,17 @@ def block_diffusion(doc: Int[Tensor, "B L"], size: int, causal: bool = False) ->
     else:
         seen = NumberedDiffusion(block_of(doc, size)) & Documents(torch.cat([doc, doc], 1))
     return seen & CleanCausal(doc.shape[1]) if causal else seen
+
+
+def beside(last: Int[Tensor, "B Q"], group: Int[Tensor, "B Q"], main: int, own: int = 0) -> Table:
+    """Two streams in one pass: keys of `main` clean positions, then those of `own` noisy ones.
+
+    A query sees the clean positions up to its `last`, and the noisy ones of its own group; group
+    -1 is that of clean queries, which see nothing noisy. The noisy queries come last.
+    """
+    clean = torch.arange(main, device=last.device) <= last[..., None]
+    if not own:
+        return Table(clean)
+    mine = group[:, -own:]
+    noisy = (group[..., None] == mine[:, None]) & (mine >= 0)[:, None]
+    return Table(torch.cat([clean, noisy], -1))

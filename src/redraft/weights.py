@@ -12,14 +12,22 @@ from redraft.errors import BadInput
 FORMAT = 1  # of a checkpoint folder, in its config.json
 
 
+def own(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What a checkpoint holds: all parameters by name, tied ones once, as the file format wants it.
+
+    A network that stands on a frozen one says itself which of them are not to be had elsewhere.
+    """
+    return dict(getattr(model, "saved_parameters", model.named_parameters)())
+
+
 def write_weights(model: nn.Module, path: Path) -> None:
-    """The parameters by name; tied ones once, as the file format wants it."""
-    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, path)
+    """The parameters by name."""
+    save_file({name: p.detach().contiguous() for name, p in own(model).items()}, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill a network from a file. Raises BadInput for missing, unknown or misshapen weights."""
-    found, wanted = read_tensors(path), dict(model.named_parameters())
+    found, wanted = read_tensors(path), own(model)
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"has an unknown {unknown[0]}"

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from redraft.mask import BlockCausal, Full, Mask
+from redraft.mask import BlockCausal, Full, Mask, Table
 
 Heads = Float[Tensor, "B H L Dh"]
 Keys = Float[Tensor, "B H K Dh"]
@@ -34,6 +34,8 @@ def sight(mask: Mask, B: int, L: int, device: torch.device, before: int = 0) -> 
     mask = mask.simple()
     if isinstance(mask, Full):
         return Sight()
+    if isinstance(mask, Table):
+        return Sight(dense=mask.seen[:, None])
     if before:
         K = before + L
         return Sight(dense=mask.dense(B, K, K, str(device))[:, None, before:])

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from redraft.weights import own
+
 
 class Ema:
     """theta_ema <- d theta_ema + (1 - d) theta, with d_n = min(d, (1 + n) / (10 + n))."""
@@ -29,5 +31,5 @@ class Ema:
 
 
 def unique(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters by name; a tied one once."""
-    return dict(model.named_parameters())
+    """The parameters by name that a checkpoint holds; a tied one once."""
+    return dict(own(model))

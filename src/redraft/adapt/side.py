@@ -1,0 +1,200 @@
+"""A second stream beside a frozen causal network: noisy positions that read its keys and values.
+
+The main stream is the network as it is, causal over clean tokens. The side stream is the same
+network with low-rank adapters. At every layer its positions see the main stream up to an anchor
+and, with `own`, the other side positions of their block; nobody sees them from outside. So the
+network stays what it was, bit for bit, and many noisy blocks share one clean pass.
+
+Row i of either stream speaks of token i + 1, as the head of a next-token network expects.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from redraft.adapt.lora import Lora, Origin, Scope, base_weights, fingerprint
+from redraft.cache.store import Beside, Ragged
+from redraft.mask import BlockCausal, beside
+from redraft.model.llama import LlamaConfig
+from redraft.types import Features, Tokens
+
+Noisy = Int[Tensor, "B N"]
+NoisyFeatures = Float[Tensor, "B N D"]
+NEVER = -1e4  # the logit of a token that cannot be: finite, so that 0 * log p stays 0
+
+
+class Masked(nn.Module):
+    """A frozen table of embeddings with one vector more, learned, for the mask's id."""
+
+    def __init__(self, base: nn.Embedding, mask_id: int):
+        super().__init__()
+        self.base, self.mask_id = base, mask_id
+        self.mask = nn.Parameter(torch.zeros(base.embedding_dim, dtype=torch.float32))
+        self.reset()
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen table."""
+        return self.base.weight
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """The mean token: of a size that the layers know."""
+        self.mask.copy_(self.base.weight.float().mean(0))
+
+    def forward(self, x: Tokens) -> Features:
+        """The vectors of tokens and masks."""
+        hidden = (x == self.mask_id)[..., None]
+        h = self.base(x.masked_fill(hidden[..., 0], 0))
+        return torch.where(hidden, self.mask.to(h.dtype), h)
+
+
+@dataclass(frozen=True, eq=False)
+class Seats:
+    """Where side positions stand and what they see."""
+
+    at: Noisy  # positions in the text
+    last: Noisy  # the last clean position that each sees
+    group: Noisy  # they see those of their own group
+
+    @classmethod
+    def behind(cls, last: Int[Tensor, "B C"], size: int) -> "Seats":
+        """Blocks of `size`, one behind each of some clean positions; side by side in a row."""
+        B, C = last.shape
+        ahead = torch.arange(1, size + 1, device=last.device)
+        group = torch.arange(C, device=last.device)[None, :, None].expand(B, C, size)
+        seen = last[..., None].expand(B, C, size)
+        at = seen + ahead
+        return cls(*(each.reshape(B, C * size) for each in (at, seen, group)))
+
+
+class Side(nn.Module):
+    """A frozen network with its side stream."""
+
+    timed = False
+    stores = True
+
+    def __init__(self, model: Any, config: "SideConfig"):
+        super().__init__()
+        self.config, self.scope = config, Scope(None)
+        self.model = model
+        config.lora.attach(model, self.scope)
+        model.embedding = Masked(model.embedding, config.mask_id)
+
+    @property
+    def origin(self) -> Origin:
+        """The base that the adapters are made for."""
+        return Origin(self.config.base or "", fingerprint(self.base_weights()))
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """The frozen weights, by the names of the network without a side stream."""
+        found = base_weights(self.model)
+        found.pop("embedding.mask", None)
+        return found
+
+    def saved_parameters(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: all but the frozen network."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Hold the frozen weights in another precision; what is learned stays in float32."""
+        for weight in self.base_weights().values():
+            weight.data = weight.data.to(dtype)
+
+    @contextmanager
+    def adapted(self, first: int | None) -> Iterator[None]:
+        """Adapters act on the positions from `first` on, or nowhere."""
+        before, self.scope.first = self.scope.first, first
+        try:
+            yield
+        finally:
+            self.scope.first = before
+
+    @torch.no_grad()
+    def remember(self, x: Tokens) -> tuple[Features, Ragged]:
+        """The main stream over whole rows, and what it leaves for the side stream."""
+        store = Ragged(len(x))
+        h = self.model.features(x, mask=BlockCausal(1), kv=store)
+        store.commit(torch.full((len(x),), x.shape[1]))
+        return h, store
+
+    def beside(self, store: Ragged, x: Noisy, seats: Seats) -> NoisyFeatures:
+        """The side stream alone."""
+        return self.both(store, x[:, :0], x, seats)[1]
+
+    def both(
+        self, store: Ragged, clean: Tokens, x: Noisy, seats: Seats
+    ) -> tuple[Features, NoisyFeatures]:
+        """One pass of the two: the next clean tokens of each row, and side positions.
+
+        The store takes the clean ones; how many to commit is the caller's business.
+        """
+        n, B = clean.shape[1], len(x)
+        at = store.lengths.to(x.device)[:, None] + torch.arange(n, device=x.device)
+        last, group = (
+            torch.cat([at, seats.last], 1),
+            torch.cat([at.new_full((B, n), -1), seats.group], 1),
+        )
+        seen = beside(last, group, store.length + n, x.shape[1] if self.config.own else 0)
+        with self.adapted(n):
+            h = self.model.features(
+                torch.cat([clean, x], 1),
+                mask=seen,
+                at=torch.cat([at, seats.at], 1),
+                kv=Beside(store, n, self.config.own),
+            )
+        return h[:, :n], h[:, n:]
+
+    def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """The frozen head; the mask's logit is too low to matter."""
+        logits = self.model.head(h)
+        short = self.config.vocab_size - logits.shape[-1]
+        logits = F.pad(logits, (0, short), value=NEVER) if short > 0 else logits
+        return logits.index_fill(-1, torch.tensor([self.config.mask_id], device=h.device), NEVER)
+
+    def head_parameters(self) -> list[Tensor]:
+        """What `head` reads; nothing of it is trained."""
+        return self.model.head_parameters()
+
+
+@dataclass(frozen=True)
+class SideConfig:
+    """A frozen network and the size of what is learned beside it."""
+
+    inner: Any  # of the network, such as LlamaConfig
+    mask_id: int  # may be one more than the network's tokens
+    bos_id: int  # what a text without a beginning begins with
+    lora: Lora = Lora()
+    own: bool = True  # whether side positions see those of their block
+    base: str | None = None  # name or path of the frozen network; None: fresh weights
+    fingerprint: str = ""  # of the base
+
+    @property
+    def vocab_size(self) -> int:
+        """That of the network, and the mask where it has none."""
+        return max(self.inner.vocab_size, self.mask_id + 1)
+
+    @property
+    def max_len(self) -> int:
+        """That of the network inside."""
+        return self.inner.max_len
+
+    def build(self) -> Side:
+        """Beside a network with fresh weights."""
+        return self.around(self.inner.build())
+
+    def around(self, network: nn.Module) -> Side:
+        """Beside a network that is there; it is changed in place."""
+        return Side(network, self)
+
+
+EXAMPLES = (
+    SideConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16), 19, 3, Lora(4, 4.0)),
+    SideConfig(LlamaConfig(19, 32, 1, 2, 1, 48, 16, tied=True), 5, 3, Lora(2, 4.0, ("q", "out"))),
+)
