@@ -31,9 +31,10 @@ MAY_IMPORT = {
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
     "eval": "types errors files levels mask condition data objective view",
+    "foreign": "types errors describe schedule mask weights process model adapt objective data",
     "loading": (
         "types errors describe schedule mask cache weights condition process model adapt objective "
-        "sample data"
+        "sample data foreign"
     ),
     "guided": "types errors condition process objective sample loading",
     "choose": "errors process sample",

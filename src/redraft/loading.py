@@ -13,6 +13,7 @@ from redraft.adapt.shift import NextToken, NextTokenConfig
 from redraft.data.tokenizer import Tokenizer
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
+from redraft.foreign import is_foreign, open_foreign
 from redraft.mask import Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
@@ -204,13 +205,24 @@ class Pretrained:
         return self.tokenizer.decode(ids)
 
 
-def open_pretrained(path: str | Path) -> Pretrained:
+def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretrained:
     """A checkpoint folder, or a run's folder: then its best checkpoint, else its newest.
 
-    Averaged weights are preferred to the last ones. Raises BadInput, naming the file, for
-    anything missing, truncated or inconsistent.
+    Averaged weights are preferred to the last ones. A folder in Hugging Face's layout is mapped,
+    in the dtype of its file or in `dtype`. Raises BadInput, naming the file, for anything
+    missing, truncated or inconsistent.
     """
-    folder = resolve(Path(path))
+    if is_foreign(Path(path)):
+        found = open_foreign(Path(path), dtype)
+        parts = (found.process, found.mask, found.trained, found.length)
+        return Pretrained(found.model, found.tokenizer, *parts, Path(path))
+    loaded = own(resolve(Path(path)))
+    loaded.model.to(dtype)
+    return loaded
+
+
+def own(folder: Path) -> Pretrained:
+    """A checkpoint that redraft has written."""
     config = read_json(folder / "config.json")
     if isinstance(config, dict) and config.get("format") != FORMAT:
         raise BadInput(f"{folder / 'config.json'}: not a checkpoint in format {FORMAT}")

@@ -42,6 +42,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
             p.copy_(found[name])
 
 
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter of that name, wherever it is tied to; nothing is copied."""
+    old = model.get_parameter(name)
+    new = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is old:
+                module._parameters[key] = new
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file. Raises BadInput, naming it, when it is missing or truncated."""
     if not path.is_file():

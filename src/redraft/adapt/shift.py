@@ -1,4 +1,4 @@
-"""From next-token prediction to denoising."""
+"""From next-token prediction to denoising: row i of these networks speaks of token i + 1."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from redraft.mask import Mask
-from redraft.model.llama import Llama, LlamaConfig
+from redraft.model.llama import LlamaConfig
 from redraft.types import Features, Logits, Time, Tokens
 
 
@@ -17,47 +18,59 @@ class NextToken(nn.Module):
 
     The input moves one place right, behind `bos_id`. In a packed row the first token of a
     document therefore follows the end mark of the document before, which by the mask is all
-    it can see. The one place where the shift exists: objectives and samplers never ask.
+    it can see. Objectives and samplers never ask. `spare`: one id more than the network has,
+    for [MASK], which is never predicted.
     """
 
     timed = False
 
-    def __init__(self, model: Llama, bos_id: int):
+    def __init__(self, model: nn.Module, bos_id: int, spare: bool = False):
         super().__init__()
-        self.model, self.bos_id = model, bos_id
+        self.model: Any = model  # a denoiser, but a registered module too
+        self.bos_id, self.spare = bos_id, spare
+        self.stores = getattr(model, "stores", False)
 
-    def features(self, x: Tokens, t: Time | None = None, *, mask: Mask) -> Features:
+    def features(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Features:
         """Features at l from the tokens before l."""
-        return self.model.features(self.shifted(x), t, mask=mask)
+        kv = more.get("kv")
+        last = None if kv is None or kv.last is None else kv.last[..., 0].long()
+        h = self.model.features(self.shifted(x, last), t, mask=mask, **more)
+        if kv is not None:
+            kv.keep(x[..., None].double())  # the next pass begins behind the last of these
+        return h
 
-    def shifted(self, x: Tokens) -> Tokens:
-        """Everything one place right, `bos_id` in front."""
-        return torch.cat([torch.full_like(x[:, :1], self.bos_id), x[:, :-1]], dim=1)
+    def shifted(self, x: Tokens, first: Tokens | None = None) -> Tokens:
+        """Everything one place right, `bos_id` in front, or what stands there."""
+        first = torch.full_like(x[:, :1], self.bos_id) if first is None else first
+        moved = torch.cat([first, x[:, :-1]], dim=1)
+        return moved.clamp(max=self.model.config.vocab_size - 1) if self.spare else moved
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """The inner network's head."""
-        return self.model.head(h)
+        logits = self.model.head(h)
+        return F.pad(logits, (0, 1), value=-torch.inf) if self.spare else logits
 
     def head_parameters(self) -> list[Tensor]:
         """What `head` trains."""
         return self.model.head_parameters()
 
-    def forward(self, x: Tokens, t: Time | None = None, *, mask: Mask) -> Logits:
+    def forward(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Logits:
         """Logits at l from the tokens before l."""
-        return self.head(self.features(x, t, mask=mask))
+        return self.head(self.features(x, t, mask=mask, **more))
 
 
 @dataclass(frozen=True)
 class NextTokenConfig:
     """A next-token network that is to be seen as a denoiser."""
 
-    inner: LlamaConfig
+    inner: Any  # a network's configuration: vocab_size, max_len and build()
     bos_id: int
+    spare: bool = False
 
     @property
     def vocab_size(self) -> int:
-        """That of the network inside."""
-        return self.inner.vocab_size
+        """That of the network inside, and the spare one."""
+        return self.inner.vocab_size + self.spare
 
     @property
     def max_len(self) -> int:
@@ -66,7 +79,7 @@ class NextTokenConfig:
 
     def build(self) -> NextToken:
         """The wrapped network with fresh weights."""
-        return NextToken(self.inner.build(), self.bos_id)
+        return NextToken(self.inner.build(), self.bos_id, self.spare)
 
 
 class Shifted(nn.Module):
@@ -149,5 +162,6 @@ class ShiftedConfig:
 
 EXAMPLES = (
     NextTokenConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16), 3),
+    NextTokenConfig(LlamaConfig(18, 32, 2, 4, 2, 48, 16), 3, spare=True),
     ShiftedConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16)),
 )

@@ -12,7 +12,7 @@ from redraft.errors import BadInput
 from redraft.files import write_text
 
 # What known tokenizers call the two tokens; the first name is what we add where none is known.
-MASKS = ("[MASK]", "<|mdm_mask|>", "<|mask|>", "<|MASK|>", "<mask>", "<MASK>")
+MASKS = ("[MASK]", "<|mdm_mask|>", "<|mask|>", "<|MASK|>", "|<MASK>|", "<mask>", "<MASK>")
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 SAMPLE = "A naïve  don't;\n\tend "  # what tokenizers change when they change anything
 
@@ -26,13 +26,17 @@ class Tokenizer:
     specials: dict[str, int]  # ids of the special tokens by their text, the two above included
     unknown_id: int | None  # of the token for what it cannot spell
 
-    def __init__(self, inner: Any):
-        """Takes over a `tokenizers.Tokenizer`; raises BadInput if text can spell a special id."""
+    def __init__(self, inner: Any, mask_id: int | None = None, eos_id: int | None = None):
+        """Takes over a `tokenizers.Tokenizer`; raises BadInput if text can spell a special id.
+
+        A mask and an end that are given, by the configuration of a network, are not added.
+        """
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True  # is not kept in tokenizer.json
         self.inner = inner
-        self.mask_id, self.eos_id = special(inner, MASKS), special(inner, ENDS)
+        self.mask_id = special(inner, MASKS) if mask_id is None else mask_id
+        self.eos_id = special(inner, ENDS) if eos_id is None else eos_id
         self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.unknown_id = inner.token_to_id(getattr(inner.model, "unk_token", None) or "")
         added = inner.get_added_tokens_decoder().items()
@@ -104,23 +108,36 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """A tokenizer.json, or the one in a folder; BadInput names a file that is not one."""
-        import tokenizers
-
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
+        inner = read_inner(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise BadInput(f"{path}: no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path}: not readable as a tokenizer.json ({error})") from None
-        try:
-            return cls(tokenizers.Tokenizer.from_str(text))
+            return cls(inner)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
-        except Exception as error:  # the library raises nothing narrower
-            why = " ".join(str(error).split())
-            raise BadInput(f"{path}: not a tokenizer.json ({why})") from None
+
+
+def read_inner(path: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json; BadInput names a file that is not one."""
+    import tokenizers
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable as a tokenizer.json ({error})") from None
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        why = " ".join(str(error).split())
+        raise BadInput(f"{path}: not a tokenizer.json ({why})") from None
+
+
+def named(inner: Any, names: Sequence[str]) -> int | None:
+    """The id of the first of these names that the tokenizer has added; None without one."""
+    added = {token.content for token in inner.get_added_tokens_decoder().values()}
+    return next((inner.token_to_id(name) for name in names if name in added), None)
 
 
 def special(inner: Any, names: Sequence[str]) -> int:

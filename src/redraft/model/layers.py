@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from redraft.mask import Mask
 from redraft.model.attention import Sight, attend, sight
+from redraft.model.rope import Stretch
 from redraft.types import Features
 
 Angles = tuple[Float[Tensor, "*C 1 L Dr"], Float[Tensor, "*C 1 L Dr"]]  # cos and sin
@@ -41,12 +42,20 @@ class Heads:
     norm_eps: float = 1e-5
 
 
-def rotary(at: Int[Tensor, "*B L"], size: int, theta: float, dtype: torch.dtype) -> Angles:
+def rotary(
+    at: Int[Tensor, "*B L"],
+    size: int,
+    theta: float,
+    dtype: torch.dtype,
+    stretch: Stretch | None = None,
+) -> Angles:
     """cos and sin of every position's angles (RoPE, Su et al. 2021), halves side by side."""
     inverse = theta ** -(torch.arange(0, size, 2, device=at.device, dtype=torch.float32) / size)
+    inverse = inverse if stretch is None else stretch(inverse, theta)
     angle = at[..., None].float() * inverse
     angle = torch.cat([angle, angle], -1).unsqueeze(-3)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    gain = 1.0 if stretch is None else stretch.gain
+    return (angle.cos() * gain).to(dtype), (angle.sin() * gain).to(dtype)
 
 
 def enter(
@@ -56,6 +65,7 @@ def enter(
     size: int,
     theta: float,
     kv: Store | None = None,
+    stretch: Stretch | None = None,
 ) -> tuple[Features, Angles, Sight]:
     """What all layers are given: the stream in autocast's dtype, the angles, the mask."""
     B, L, _ = h.shape
@@ -63,7 +73,8 @@ def enter(
         h = h.to(torch.get_autocast_dtype(h.device.type))
     before = 0 if kv is None else kv.length
     at = torch.arange(before, before + L, device=h.device) if at is None else at
-    return h, rotary(at, size, theta, h.dtype), sight(mask, B, L, h.device, before)
+    angles = rotary(at, size, theta, h.dtype, stretch)
+    return h, angles, sight(mask, B, L, h.device, before)
 
 
 def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles) -> Float[Tensor, "B H L Dh"]:

@@ -14,6 +14,7 @@ from redraft.model.attention import Sight
 from redraft.model.latent_attention import LatentHeads
 from redraft.model.layers import Angles, Attention, Heads, RMSNorm, Store, SwiGLU, enter
 from redraft.model.moe import Experts, Routing, sigmoid
+from redraft.model.rope import Llama3, Stretch
 from redraft.types import Features, Logits, Time, Tokens
 
 
@@ -40,6 +41,7 @@ class LlamaConfig:
     rotary_dim: int | None = None  # features of a head that are turned; None: all
     experts: Experts | None = None  # in place of one feed-forward
     latent: LatentHeads | None = None  # in place of grouped-query attention
+    stretch: Stretch | None = None  # of rotary positions
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "width", "depth", "n_heads", "n_kv_heads", "hidden"):
@@ -154,8 +156,8 @@ class Llama(nn.Module):
 
         With `kv` the row goes on behind what is stored there, and `mask` speaks of both.
         """
-        theta, turned = self.config.rope_theta, self.config.turned
-        h, angles, seen = enter(self.embed(x), mask, at, turned, theta, kv)
+        shape, h = self.config, self.embed(x)
+        h, angles, seen = enter(h, mask, at, shape.turned, shape.rope_theta, kv, shape.stretch)
         for i, layer in enumerate(self.layers):
             h = layer(h, angles, seen, kv, i)
         return self.norm(h)
@@ -179,6 +181,9 @@ EXAMPLES = (
     LlamaConfig(19, 32, 2, 4, 2, 48, 16),
     LlamaConfig(19, 32, 2, 4, 4, 48, 16, attention_bias=True, mlp_bias=True, tied=True),
     LlamaConfig(19, 32, 1, 2, 1, 48, 16, qk_norm=True, rope_theta=500.0),
+    LlamaConfig(
+        19, 32, 1, 2, 1, 48, 16, head_size=12, out_bias=True, stretch=Llama3(8.0, 1.0, 4.0, 8)
+    ),
     LlamaConfig(19, 32, 2, 4, 2, 48, 16, head_size=12, rotary_dim=4, experts=Experts(3, 2, 16)),
     LlamaConfig(
         *(19, 32, 2, 4, 4, 48, 16),

@@ -1,0 +1,132 @@
+"""Checkpoints of other projects as models that write: network, noise, mask and tokenizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from redraft.adapt.shift import NextToken, Shifted
+from redraft.data.tokenizer import ENDS, MASKS, Tokenizer, named, read_inner
+from redraft.describe import read_json
+from redraft.errors import BadInput
+from redraft.mask import BlockCausal, Full, Mask
+from redraft.model.formats import find
+from redraft.model.formats.family import Kind, Read, Source
+from redraft.model.formats.hf import Tensors, network
+from redraft.objective.ar import CrossEntropy
+from redraft.objective.block import BlockAnyOrder
+from redraft.objective.nelbo import NELBO
+from redraft.process.mixing import Mixing
+from redraft.types import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """All that is known of a checkpoint that redraft did not write."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    process: Any
+    mask: Mask
+    trained: Objective
+    length: int
+    raw: Mapping[str, Any]  # its config.json
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder is laid out as Hugging Face does, and not by redraft."""
+    if not (folder / "config.json").is_file():
+        return (folder / "adapter_config.json").is_file()
+    raw = read_json(folder / "config.json")
+    return isinstance(raw, dict) and "format" not in raw and len(raw) > 0
+
+
+def open_foreign(folder: Path, dtype: torch.dtype | None = None) -> Foreign:
+    """A folder in Hugging Face's layout. Raises BadInput, in one line, for a damaged one."""
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder}: an adapter without its base: it has no config.json")
+    raw = configured(folder)
+    tensors = Tensors(folder)
+    return assembled(raw, tensors, read_inner(folder / "tokenizer.json"), dtype)
+
+
+def configured(folder: Path) -> dict[str, Any]:
+    """config.json, with the special ids that only generation_config.json names."""
+    raw = read_json(folder / "config.json")
+    if not isinstance(raw, dict):
+        raise BadInput(f"{folder / 'config.json'}: no object in it")
+    path = folder / "generation_config.json"
+    more = read_json(path) if path.is_file() else {}
+    ids = {key: value for key, value in more.items() if key.endswith("_token_id")}
+    return ids | {key: value for key, value in raw.items() if value is not None}
+
+
+def assembled(
+    raw: Mapping[str, Any], tensors: Source, inner: Any, dtype: torch.dtype | None = None
+) -> Foreign:
+    """From a configuration, tensors and a `tokenizers.Tokenizer`, wherever they come from."""
+    try:
+        read = find.read(raw, tensors.names())
+        kind = completed(read, inner)
+    except BadInput as error:
+        raise BadInput(f"{tensors.where}: {error}") from None
+    model = network(read, tensors, dtype)
+    size = read.config.vocab_size + (kind.mask_id == read.config.vocab_size)
+    process = Mixing(size, kind.mask_id)
+    mask, trained = aims(kind, process) if read.told is None else read.told(kind, process)
+    tokenizer = Tokenizer(inner, kind.mask_id, kind.eos_id)
+    model = wrapped(model, kind, spare=size > read.config.vocab_size)
+    return Foreign(model, tokenizer, process, mask, trained, read.config.max_len, raw)
+
+
+def completed(read: Read, inner: Any) -> Kind:
+    """The kind with the ids that only the tokenizer knows. Raises BadInput for impossible ones.
+
+    A causal network without a mask gets an id of its own for it, behind all others.
+    """
+    kind, V = read.kind, read.config.vocab_size
+    mask = named(inner, MASKS) if kind.mask_id is None else kind.mask_id
+    if mask is None and not kind.causal:
+        raise BadInput("no mask token: neither mask_token_id in config.json nor in tokenizer.json")
+    ends = named(inner, ENDS) if kind.eos_id is None else kind.eos_id
+    if ends is None:
+        raise BadInput("no end of text: neither eos_token_id in config.json nor in tokenizer.json")
+    mask = V if kind.causal and (mask is None or mask >= V) else mask
+    for name, value in (("mask", mask), ("eos", ends), ("bos", kind.bos_id)):
+        most = V if name == "mask" and kind.causal else V - 1
+        if value is not None and not 0 <= value <= most:
+            raise BadInput(f"{name}_token_id {value} is outside the vocabulary of {V}")
+    most = max(inner.get_vocab(with_added_tokens=True).values(), default=0)
+    if most >= V and most != mask:
+        raise BadInput(f"the tokenizer has ids up to {most}, the network only {V}")
+    return replace(kind, mask_id=mask, eos_id=ends)
+
+
+def aims(kind: Kind, process: Mixing) -> tuple[Mask, Objective]:
+    """What may see what, and what it was trained with."""
+    if kind.causal:
+        return BlockCausal(1), CrossEntropy(process)
+    if kind.block is not None:
+        return BlockCausal(kind.block), BlockAnyOrder(process, kind.block)
+    return Full(), NELBO(process)
+
+
+def wrapped(model: nn.Module, kind: Kind, spare: bool) -> nn.Module:
+    """The network as a denoiser, whose row i speaks of token i."""
+    if kind.causal:
+        start = kind.eos_id if kind.bos_id is None else kind.bos_id
+        assert start is not None
+        return NextToken(model, start, spare).eval()
+    return Shifted(model).eval() if kind.shifted else model
+
+
+def kind_of(model: nn.Module, trained: Objective, tokenizer: Tokenizer) -> Kind:
+    """What a model is, for writing it in another layout."""
+    causal, size = isinstance(model, NextToken), getattr(trained, "size", None)
+    mask = None if causal else tokenizer.mask_id
+    bos = model.bos_id if isinstance(model, NextToken) else None
+    shifted = causal or isinstance(model, Shifted)
+    return Kind(causal, shifted, mask, size, tokenizer.eos_id, bos)
