@@ -7,10 +7,10 @@ import torch
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full
-from redraft.model import dit, llama
+from redraft.model import dit, llama, modernbert
 from tests.test_model import B, L, T, X, close, loud
 
-CONFIGS = (*llama.EXAMPLES, *dit.EXAMPLES)
+CONFIGS = (*llama.EXAMPLES, *dit.EXAMPLES, *modernbert.EXAMPLES)
 every = pytest.mark.parametrize("config", CONFIGS, ids=str)
 
 

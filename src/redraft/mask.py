@@ -144,6 +144,16 @@ class Table(Mask):
 
 
 @dataclass(frozen=True)
+class Window(Mask):
+    """Nobody sees further than `reach` positions, either way."""
+
+    reach: int
+
+    def may(self, b: Index, q: Index, k: Index) -> Answer:
+        return ((q - k).abs() <= self.reach) & (b >= 0)
+
+
+@dataclass(frozen=True)
 class Both(Mask):
     """What two masks both allow."""
 

@@ -1,5 +1,6 @@
 """What the networks share: norm, rotary positions, attention, feed-forward."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -137,14 +138,21 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate x) * up x) (Shazeer 2020)."""
+    """down(act(gate x) * up x): with silu SwiGLU, with gelu GEGLU (Shazeer 2020)."""
 
-    def __init__(self, width: int, hidden: int, bias: bool = False):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        bias: bool = False,
+        act: Callable[[Tensor], Tensor] = F.silu,
+    ):
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias)
         self.up = nn.Linear(width, hidden, bias)
         self.down = nn.Linear(hidden, width, bias)
+        self.act = act
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """Position by position."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.act(self.gate(x)) * self.up(x))
