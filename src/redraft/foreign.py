@@ -46,11 +46,16 @@ def is_foreign(folder: Path) -> bool:
 
 def open_foreign(folder: Path, dtype: torch.dtype | None = None) -> Foreign:
     """A folder in Hugging Face's layout. Raises BadInput, in one line, for a damaged one."""
+    return assembled(*parts(folder), dtype)
+
+
+def parts(folder: Path) -> tuple[dict[str, Any], Source, Any]:
+    """Configuration, tensors and `tokenizers.Tokenizer`, whether they go together or not."""
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder}: an adapter without its base: it has no config.json")
     raw = configured(folder)
     tensors = Tensors(folder)
-    return assembled(raw, tensors, read_inner(folder / "tokenizer.json"), dtype)
+    return raw, tensors, read_inner(folder / "tokenizer.json")
 
 
 def configured(folder: Path) -> dict[str, Any]:
@@ -83,25 +88,31 @@ def assembled(
 
 
 def completed(read: Read, inner: Any) -> Kind:
-    """The kind with the ids that only the tokenizer knows. Raises BadInput for impossible ones.
+    """The kind with the ids that only the tokenizer knows. Raises BadInput for impossible ones."""
+    kind, V = guessed(read, inner), read.config.vocab_size
+    if kind.mask_id is None:
+        raise BadInput("no mask token: neither mask_token_id in config.json nor in tokenizer.json")
+    if kind.eos_id is None:
+        raise BadInput("no end of text: neither eos_token_id in config.json nor in tokenizer.json")
+    for name, value in (("mask", kind.mask_id), ("eos", kind.eos_id), ("bos", kind.bos_id)):
+        most = V if name == "mask" and kind.causal else V - 1
+        if value is not None and not 0 <= value <= most:
+            raise BadInput(f"{name}_token_id {value} is outside the vocabulary of {V}")
+    most = max(inner.get_vocab(with_added_tokens=True).values(), default=0)
+    if most >= V and most != kind.mask_id:
+        raise BadInput(f"the tokenizer has ids up to {most}, the network only {V}")
+    return kind
+
+
+def guessed(read: Read, inner: Any) -> Kind:
+    """The kind with what the tokenizer adds, possible or not; None where nobody says an id.
 
     A causal network without a mask gets an id of its own for it, behind all others.
     """
     kind, V = read.kind, read.config.vocab_size
     mask = named(inner, MASKS) if kind.mask_id is None else kind.mask_id
-    if mask is None and not kind.causal:
-        raise BadInput("no mask token: neither mask_token_id in config.json nor in tokenizer.json")
     ends = named(inner, ENDS) if kind.eos_id is None else kind.eos_id
-    if ends is None:
-        raise BadInput("no end of text: neither eos_token_id in config.json nor in tokenizer.json")
     mask = V if kind.causal and (mask is None or mask >= V) else mask
-    for name, value in (("mask", mask), ("eos", ends), ("bos", kind.bos_id)):
-        most = V if name == "mask" and kind.causal else V - 1
-        if value is not None and not 0 <= value <= most:
-            raise BadInput(f"{name}_token_id {value} is outside the vocabulary of {V}")
-    most = max(inner.get_vocab(with_added_tokens=True).values(), default=0)
-    if most >= V and most != mask:
-        raise BadInput(f"the tokenizer has ids up to {most}, the network only {V}")
     return replace(kind, mask_id=mask, eos_id=ends)
 
 

@@ -221,33 +221,56 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
     return loaded
 
 
-def own(folder: Path) -> Pretrained:
-    """A checkpoint that redraft has written."""
-    config = read_json(folder / "config.json")
+@dataclass(frozen=True)
+class Written:
+    """What redraft says of a checkpoint in its config.json."""
+
+    shape: Any  # of the network
+    process: Any
+    mask: Mask
+    trained: Objective
+    length: int
+
+
+def written(folder: Path) -> Written:
+    """A config.json of redraft. Raises BadInput for any other."""
+    path = folder / "config.json"
+    config = read_json(path)
     if isinstance(config, dict) and config.get("format") != FORMAT:
-        raise BadInput(f"{folder / 'config.json'}: not a checkpoint in format {FORMAT}")
+        raise BadInput(f"{path}: not a checkpoint in format {FORMAT}")
     try:
         parts = [build(config[key]) for key in ("model", "process", "mask")]
-        length = int(config["length"])
         trained = build(config["objective"]) if "objective" in config else earlier(*parts)
+        return Written(*parts, trained, int(config["length"]))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, BadInput):
-            raise BadInput(f"{folder / 'config.json'}: {error}") from None
-        raise BadInput(f"{folder / 'config.json'}: lacks {error}") from None
-    shape, process, mask = parts
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    if not shape.vocab_size == process.vocab_size == tokenizer.vocab_size:
+            raise BadInput(f"{path}: {error}") from None
+        raise BadInput(f"{path}: lacks {error}") from None
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights that counts: the averaged ones where there are any."""
+    average = folder / "ema.safetensors"
+    return average if average.exists() else folder / "model.safetensors"
+
+
+def own(folder: Path) -> Pretrained:
+    """A checkpoint that redraft has written."""
+    told = written(folder)
+    tokenizer, process = Tokenizer.load(folder / "tokenizer.json"), told.process
+    if not told.shape.vocab_size == process.vocab_size == tokenizer.vocab_size:
         raise BadInput(
-            f"{folder}: the network has {shape.vocab_size} tokens, its process "
+            f"{folder}: the network has {told.shape.vocab_size} tokens, its process "
             f"{process.vocab_size}, tokenizer.json {tokenizer.vocab_size}"
         )
     with torch.random.fork_rng(devices=[]):
-        model = shape.build()
-    average = folder / "ema.safetensors"
-    load_weights(model, average if average.exists() else folder / "model.safetensors")
+        model = told.shape.build()
+    load_weights(model, weights_in(folder))
     if isinstance(process, Gaussian):
         process = process.settled(model)
-    return Pretrained(model.eval(), tokenizer, process, mask, trained, length, folder)
+    return Pretrained(
+        model.eval(), tokenizer, process, told.mask, told.trained, told.length, folder
+    )
 
 
 def earlier(shape, process, mask: Mask) -> Objective:

@@ -56,7 +56,9 @@ def scored(
     return recorder.given[-1], nats != 0
 
 
-def leaks(objective: Objective, model: Any, row: Tokens, vocab_size: int, size: int | None) -> Leaks:
+def leaks(
+    objective: Objective, model: Any, row: Tokens, vocab_size: int, size: int | None
+) -> Leaks:
     """Probe an objective with its network on one row of text.
 
     `size`: of blocks, 1 for an autoregressive network, None where everybody sees everybody. A

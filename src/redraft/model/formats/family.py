@@ -40,6 +40,10 @@ class Source(Protocol):
         """Without reading it."""
         ...
 
+    def dtype(self, name: str) -> str:
+        """How its numbers are written: F32, BF16, Q4_1, ..."""
+        ...
+
     def get(self, name: str) -> Tensor:
         """The tensor."""
         ...

@@ -40,6 +40,10 @@ class Tensors:
         """Without reading it."""
         return tuple(self.files[self.homes[name]].get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """How its numbers are written: F32, BF16, ..."""
+        return self.files[self.homes[name]].get_slice(name).get_dtype()
+
     def get(self, name: str) -> Tensor:
         """The tensor, mapped from its file."""
         path = self.homes[name]
