@@ -119,7 +119,9 @@ class Shifted(nn.Module):
         return self.head(self.features(x, t, mask=mask, **more))
 
 
-def later(h: Features, mask: Mask, before: int = 0, last: Features | None = None) -> Features:
+def later(
+    h: Features, mask: Mask, before: int = 0, last: Float[Tensor, "B 1 D"] | None = None
+) -> Features:
     """Each position's features from the one before it, which it must see; else its own.
 
     `before` positions stand in front of the row, and `last` is what the last of them said.
