@@ -38,7 +38,7 @@ MAY_IMPORT = {
     ),
     "guided": "types errors condition process objective sample loading",
     "choose": "errors process sample",
-    "recipe": RUNS,
+    "recipe": f"{RUNS} loading",
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "demo": f"{RUNS} view loading recipe progress reporting",

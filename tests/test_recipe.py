@@ -1,5 +1,6 @@
 """Every shipped recipe: built, run, interrupted, resumed, described and rebuilt."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -8,23 +9,39 @@ import torch
 
 from redraft.describe import build, describe
 from redraft.errors import BadInput
-from redraft.recipe.find import find, names, value
+from redraft.recipe.find import find, names, shipped, value
 from redraft.recipe.start import difference, start
 from redraft.weights import read_tensors
 
 SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=32 rows=4 micro=2 steps=2".split()
 
 WORDS = {name: ["words=w"] for name in ("classifier", "conditional")}  # a byte is a word there
+TEXT = "All the world's a stage, and all the men.\n" * 50
 
 
 def small(name):
+    params = inspect.signature(shipped(name)).parameters
+    if "base" in params:  # its network and its tokenizer are those of the base
+        return ["base=base", *(word for word in SMALL if word.partition("=")[0] in params)]
     return [*SMALL, *WORDS.get(name, [])]
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An autoregressive checkpoint to adapt."""
+    folder = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "text.txt").write_text(TEXT)
+        list(start(find("ar", SMALL), folder / "run"))
+    return folder / "run" / "step-00000002"
+
+
 @pytest.fixture
-def work(tmp_path, monkeypatch):
+def work(tmp_path, monkeypatch, base):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("All the world's a stage, and all the men.\n" * 50)
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "base").symlink_to(base)
     return tmp_path
 
 

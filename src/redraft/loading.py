@@ -14,7 +14,7 @@ from redraft.data.tokenizer import Tokenizer
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
 from redraft.foreign import is_foreign, open_foreign
-from redraft.mask import Mask
+from redraft.mask import BlockCausal, Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.classify import Classify
@@ -53,8 +53,8 @@ class Pretrained:
     @property
     def block(self) -> int | None:
         """Tokens of a block, if it writes block after block."""
-        trained = self.trained
-        return trained.size if isinstance(trained, BlockNELBO | BlockAnyOrder) else None
+        bound = self.trained.bound(False)
+        return bound.size if isinstance(bound, BlockNELBO | BlockAnyOrder) else None
 
     @property
     def objective(self) -> Objective:
@@ -180,7 +180,8 @@ class Pretrained:
     def front(self, size: int, sampler: Sampler) -> Front:
         """What it believes of a block, in the terms of the sampler."""
         model, ratios = cast(Denoiser, self.model), getattr(sampler, "ratios", False)
-        return Front(model, self.process, size, self.length, ratios=ratios)
+        causal = self.mask == BlockCausal(1)
+        return Front(model, self.process, size, self.length, ratios=ratios, causal=causal)
 
     def predict(self, sampler: Sampler) -> Predict:
         """What it believes of a canvas, in the terms of the sampler."""

@@ -124,6 +124,10 @@ class BlockNELBO:
         start, end = self.process.schedule.time(1 - rate).tolist()
         return start + (end - start) * stratified_blocks(batch, self.size, rng)
 
+    def drawn(self, batch: Batch, rng: Rng) -> tuple[Time, Tokens]:
+        """t and the corrupted rows."""
+        return self.noise(batch, rng)
+
     def noise(self, batch: Batch, rng: Rng) -> tuple[Time, Tokens]:
         """t and the corrupted rows; what is no target stays clean."""
         t = self.times(batch, rng)
@@ -190,6 +194,7 @@ class BlockAnyOrder:
     process: Mixing
     size: int
     causal: bool = False
+    reduce: Callable[..., Weighing] = per_target
     exact = False
 
     def __post_init__(self) -> None:
@@ -218,15 +223,25 @@ class BlockAnyOrder:
 
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position (detached), and k/n in place of t."""
-        share, noised = self.noise(batch, rng)
-        xt = torch.where(noised, self.process.prior(batch.tokens, rng), batch.tokens)
+        share, xt = self.drawn(batch, rng)
+        noised = self.process.noisy(xt) & batch.target
+        way = self.reduce(noised, batch.target, noised / share)
         h = doubled(model, batch, xt, None, self.size, self.causal)
-        total, nll = scored_nll(model, self.process, h, batch.tokens, noised / share)
-        return Loss(total, batch.target.sum()), nll / share.float(), share
+        total, nll = scored_nll(model, self.process, h, batch.tokens, way.weight, way.path)
+        return Loss(total, way.count), nll / share.float(), share
+
+    def drawn(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, "B L"], Tokens]:
+        """k/n in place of t, and the corrupted rows."""
+        share, noised = self.noise(batch, rng)
+        return share, torch.where(noised, self.process.prior(batch.tokens, rng), batch.tokens)
+
+    def rate(self, t: Time) -> Time:
+        """The weight: n/k."""
+        return 1 / t
 
     def bound(self, timed: bool) -> Objective:
-        """Itself."""
-        return self
+        """Itself, over all targets."""
+        return BlockAnyOrder(self.process, self.size, self.causal)
 
 
 EXAMPLES = (

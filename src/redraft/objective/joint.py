@@ -8,7 +8,7 @@ from torch import Tensor
 
 from redraft.errors import BadInput
 from redraft.mask import starts
-from redraft.objective.block import BlockNELBO, both
+from redraft.objective.block import BlockAnyOrder, BlockNELBO, both
 from redraft.objective.nelbo import NELBO, Nats
 from redraft.objective.nll import scored_nll
 from redraft.process.mixing import Mixing
@@ -72,7 +72,7 @@ class NextBlock:
     and no next-token loss.
     """
 
-    objective: BlockNELBO
+    objective: BlockNELBO | BlockAnyOrder
     weight: float = 1.0  # of the next-token loss
     exact = False
 
@@ -98,7 +98,7 @@ class NextBlock:
 
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position (detached), and t."""
-        t, xt = self.objective.noise(batch, rng)
+        t, xt = self.objective.drawn(batch, rng)
         loss, nats, _ = self.given(model, batch, t, xt)
         return loss, nats, t
 
@@ -112,7 +112,8 @@ class NextBlock:
         each = way.count / batch.target.sum().clamp(min=1)
         follows = batch.target & ~starts(batch.doc)
         weight = torch.cat([way.weight, follows * (self.weight * each)], 1)
-        h = both(model, batch, xt, t, block.size, causal=True)
+        told = t if isinstance(block, BlockNELBO) else None
+        h = both(model, batch, xt, told, block.size, causal=True)
         total, nll = scored_nll(model, self.process, h, torch.cat([batch.tokens] * 2, 1), weight)
         return Loss(total, way.count), nll[:, :L] * rate.float(), nll[:, L:]
 
@@ -125,4 +126,5 @@ EXAMPLES = (
     Complementary(NELBO(Mixing(7, 3))),
     Complementary(BlockNELBO(Mixing(7, 3), 2)),
     NextBlock(BlockNELBO(Mixing(7, 3), 2, causal=True), 0.5),
+    NextBlock(BlockAnyOrder(Mixing(7, 3), 2, causal=True)),
 )

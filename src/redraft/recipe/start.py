@@ -15,8 +15,10 @@ from redraft.describe import describe, read_json
 from redraft.errors import BadInput
 from redraft.eval.likelihood import likelihood
 from redraft.files import write_text
+from redraft.model.bert import BertConfig
 from redraft.model.formats import bert
 from redraft.recipe.base import Run
+from redraft.recipe.given import base_of, take_over
 from redraft.train import checkpoint
 from redraft.train.loop import Told, train
 from redraft.train.parallel import join, precision, wait
@@ -74,9 +76,17 @@ def initial(run: Run) -> nn.Module:
         return run.model.build()
 
 
+def given(model: nn.Module, run: Run, source: str) -> None:
+    """Put in the weights of a checkpoint: of a BERT, or of whatever `redraft.load` reads."""
+    if isinstance(run.model, BertConfig):
+        encoder(model, run, source)
+    else:
+        take_over(model, base_of(source), run.objective.process.mask_id, run.seed)
+
+
 @torch.no_grad()
-def given(model: nn.Module, run: Run, folder: str) -> None:
-    """Put in the weights of somebody else's checkpoint, a Hugging Face BERT."""
+def encoder(model: nn.Module, run: Run, folder: str) -> None:
+    """Put in the weights of a Hugging Face BERT, which may lack a head and knows no time."""
     config, weights = bert.read(folder, getattr(run.model, "timed", False))
     if config != run.model:
         raise BadInput(f"{folder}: another network than the run's")
