@@ -17,7 +17,7 @@ from redraft.errors import BadInput
 from redraft.loading import open_pretrained
 from redraft.mask import BlockCausal, Documents, Full
 from redraft.model.bert import BertConfig
-from redraft.model.formats.bert import read
+from redraft.model.formats.bert import begun
 from redraft.recipe.find import find
 from redraft.recipe.start import start
 
@@ -168,8 +168,8 @@ def test_the_published_layout_is_read(tmp_path, prefix, head):
     if head:
         extra["cls.predictions.decoder.weight"] = model.embedding.weight.detach()
     write(tmp_path, published(model, prefix, head) | extra)
-    config, weights = read(tmp_path)
-    assert config == CONFIG and not read(tmp_path, timed=True)[0] == config
+    config, weights = begun(tmp_path)
+    assert config == CONFIG and not begun(tmp_path, timed=True)[0] == config
     mine = dict(model.named_parameters())
     inside = {n for n in mine if head or not n.startswith(("transform", "unembedding"))}
     assert weights.keys() == inside
@@ -182,16 +182,24 @@ def test_the_first_releases_called_gains_gamma(tmp_path):
     weights["bert.embeddings.LayerNorm.gamma"] = weights.pop("bert.embeddings.LayerNorm.weight")
     weights["bert.embeddings.LayerNorm.beta"] = weights.pop("bert.embeddings.LayerNorm.bias")
     write(tmp_path, weights)
-    assert torch.equal(read(tmp_path)[1]["embedding_norm.weight"], model.embedding_norm.weight)
+    assert torch.equal(begun(tmp_path)[1]["embedding_norm.weight"], model.embedding_norm.weight)
 
 
 @pytest.mark.parametrize(
     ("weights", "config", "message"),
     [
         ({"bert.encoder.layer.0.surprise.weight": 1}, {}, "unknown bert.encoder.layer.0.surprise"),
-        ({"bert.encoder.layer.2.output.dense.bias": 16}, {}, "unknown layers.2.down.bias"),
-        ({"bert.encoder.layer.0.output.dense.bias": 17}, {}, r"layers.0.down.bias is \[17\]"),
-        ({"cls.predictions.bias": None}, {}, "lacks unembedding.bias"),
+        (
+            {"bert.encoder.layer.2.output.dense.bias": 16},
+            {},
+            "unknown bert.encoder.layer.2.output.dense.bias",
+        ),
+        (
+            {"bert.encoder.layer.0.output.dense.bias": 17},
+            {},
+            r"layer.0.output.dense.bias is \[17\]",
+        ),
+        ({"cls.predictions.bias": None}, {}, "lacks cls.predictions.bias"),
         ({}, {"hidden_act": "relu"}, "hidden_act is 'relu', and only 'gelu'"),
         ({}, {"position_embedding_type": "relative_key"}, "only 'absolute'"),
         ({}, {"model_type": "roberta"}, "'roberta', and only 'bert'"),
@@ -207,7 +215,7 @@ def test_what_is_no_bert_is_refused_by_name(tmp_path, weights, config, message):
             found[name] = torch.zeros(size)
     write(tmp_path, found, **config)
     with pytest.raises(BadInput, match=message):
-        read(tmp_path)
+        begun(tmp_path)
 
 
 WORDS = ["[PAD]", "the", "[UNK]", "[CLS]", "to", "[MASK]", "be", "##t", "or", "[SEP]", "not"]

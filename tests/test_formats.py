@@ -7,7 +7,7 @@ from redraft.adapt.clock import TotalNoise
 from redraft.errors import BadInput
 from redraft.mask import Full
 from redraft.model.dit import DitConfig
-from redraft.model.formats import dit
+from redraft.model.formats import dit, find, hf
 from redraft.schedule import Linear, LogLinear
 
 X = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
@@ -40,35 +40,69 @@ def drawn(config):
     return model
 
 
+class Held:
+    """Tensors in memory."""
+
+    where = "memory"
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def names(self):
+        return self.tensors.keys()
+
+    def shape(self, name):
+        return tuple(self.tensors[name].shape)
+
+    def get(self, name):
+        return self.tensors[name]
+
+
+OURS = {
+    "embedding": "vocab_embed.embedding",
+    "norm": "output_layer.norm_final.weight",
+    "unembedding": "output_layer.linear",
+    "steer": "output_layer.adaLN_modulation",
+    "time.one": "sigma_map.mlp.0",
+    "time.two": "sigma_map.mlp.2",
+    "label": "cond_map.embedding_table",
+}
+LAYER = {
+    "attention_norm": "norm1",
+    "mlp_norm": "norm2",
+    "attention.out": "attn_out",
+    "up": "mlp.0",
+    "down": "mlp.2",
+    "steer": "adaLN_modulation",
+}
+
+
 def theirs(model, prefix="backbone."):
     """The weights of a network under the names of the published checkpoints."""
-    found = {f"{prefix}rotary_emb.inv_freq": torch.ones(2)}
-    for name, weight in model.state_dict().items():
+    found, own = {f"{prefix}rotary_emb.inv_freq": torch.ones(2)}, model.state_dict()
+    for name, weight in own.items():
         where, _, end = name.rpartition(".")
-        if name == "embedding.weight":
-            found[f"{prefix}vocab_embed.embedding"] = weight
-        elif where.startswith("layers.") and where[-1] in "qkv" and where[-2] == ".":
-            number = where.split(".")[1]
-            parts = [
-                model.state_dict()[f"layers.{number}.attention.{each}.{end}"] for each in "qkv"
-            ]
-            found[f"{prefix}blocks.{number}.attn_qkv.{end}"] = torch.cat(parts)
-        elif where.startswith("layers."):
+        if where.startswith("layers."):
             _, number, part = where.split(".", 2)
-            found[f"{prefix}blocks.{number}.{LAYER[part]}.{end}"] = weight
+            if part in LAYER:
+                found[f"{prefix}blocks.{number}.{LAYER[part]}.{end}"] = weight
+            else:
+                parts = [own[f"layers.{number}.attention.{each}.{end}"] for each in "qkv"]
+                found[f"{prefix}blocks.{number}.attn_qkv.{end}"] = torch.cat(parts)
         else:
-            found[f"{prefix}{WHOLE[where]}.{end}"] = weight
+            whole = where in ("embedding", "norm")
+            found[f"{prefix}{OURS[where]}{'' if whole else '.' + end}"] = weight
     return found
 
 
-LAYER = {ours: name for name, ours in dit.LAYER.items()}
-WHOLE = {ours: name for name, ours in dit.WEIGHTS.items()}
+def network(raw, tensors):
+    return hf.network(find.read(raw, tensors.keys()), Held(tensors))
 
 
 @pytest.mark.parametrize("raw", [KULESHOV, KULESHOV | {"cfg": False}, SEDD], ids=[0, 1, 2])
 def test_a_checkpoint_under_their_names_is_the_same_network(raw):
-    one, two = drawn(dit.config_of(raw)), dit.config_of(raw).build().eval()
-    two.load_state_dict(dit.weights_of(theirs(one, "backbone." if raw is KULESHOV else "")))
+    one = drawn(dit.config_of(raw))
+    two = network(raw, theirs(one, "backbone." if raw is KULESHOV else ""))
     assert torch.equal(one(X, T, mask=Full()), two(X, T, mask=Full()))
 
 
@@ -101,20 +135,24 @@ def test_a_class_none_and_the_null_class_are_three_answers():
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"model_type": "llama"}, "llama"),
+        ({"model_type": "surprise"}, "'surprise' is none that redraft reads: .*bd3lm"),
         ({}, "None"),
         ({"model_type": "mdlm"}, "vocab_size"),
         ({"model_type": "dit", "vocab_size": 3}, "hidden_size"),
+        ({"model_type": "mdlm", "vocab_size": "many"}, "wrong kind|lacks"),
     ],
 )
 def test_a_strange_configuration_is_refused(raw, words):
     with pytest.raises(BadInput, match=words):
-        dit.config_of(raw)
+        find.read(raw, ())
 
 
 def test_a_strange_weight_is_refused():
-    with pytest.raises(BadInput, match=r"blocks\.0\.router"):
-        dit.weights_of({"blocks.0.router.weight": torch.ones(2)})
+    found = theirs(drawn(dit.config_of(KULESHOV)))
+    with pytest.raises(BadInput, match=r"unknown tensor blocks\.0\.router"):
+        network(KULESHOV, found | {"blocks.0.router.weight": torch.ones(2)})
+    with pytest.raises(BadInput, match=r"lacks the tensor backbone\.blocks\.1\.mlp\.0\.bias"):
+        network(KULESHOV, {n: w for n, w in found.items() if not n.endswith("1.mlp.0.bias")})
 
 
 def test_the_clock_tells_the_total_noise():

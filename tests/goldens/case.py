@@ -29,6 +29,7 @@ class Case:
     name: str
     of: Mapping[str, Any]
     arrays: Mapping[str, Tensor]
+    beside: Mapping[str, Tensor]  # all arrays of the folder, by their full names
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -72,7 +73,7 @@ def cases(root: Path) -> Iterator[Case | tuple[str, str]]:
         try:
             of = json.loads(path.read_text(encoding="utf-8"))
             with np.load(path.parent / "io.npz") as file:
-                arrays = {key: file[key] for key in file.files}
+                arrays = {key: torch.from_numpy(file[key]) for key in file.files}
             names = list(of["cases"])
             for name in names:  # what every case must say
                 of["cases"][name]["outputs"]
@@ -83,11 +84,11 @@ def cases(root: Path) -> Iterator[Case | tuple[str, str]]:
         for name in names:
             start = f"{name}__"
             mine = {
-                key.removeprefix(start): torch.from_numpy(value)
+                key.removeprefix(start): value
                 for key, value in arrays.items()
                 if key.startswith(start)
             }
-            yield Case(path.parent, name, of, mine)
+            yield Case(path.parent, name, of, mine, arrays)
 
 
 def gap(case: Case, name: str, got: Tensor) -> tuple[float, bool]:
@@ -100,8 +101,9 @@ def gap(case: Case, name: str, got: Tensor) -> tuple[float, bool]:
         return float(off.max()) if off.numel() else 0.0, bool((off == 0).all())
     atol, rtol = (1e-8, LOOSE[name]) if name in LOOSE else case.tolerance
     want, got = want.double(), got.double()
-    if case.of["kind"] == "architecture" and "attention_mask" in case:
-        real = case["attention_mask"].bool()
+    padded = next((each for each in ("attention_mask", "pad_mask") if each in case), None)
+    if case.of["kind"] == "architecture" and padded is not None:
+        real = case[padded].bool()
         if want.shape[: real.ndim] == real.shape:
             want, got = want[real], got[real]
     if name == "probs" and "normalising" in case.of.get("conventions", ""):

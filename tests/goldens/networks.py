@@ -9,16 +9,19 @@ import torch
 from torch import nn
 
 from redraft.errors import BadInput
-from redraft.model.formats import bert, dit
-from redraft.weights import read_tensors
+from redraft.model.formats import find
+from redraft.model.formats.family import Kind
+from redraft.model.formats.hf import Tensors
+from redraft.model.formats.hf import network as assembled
 from tests.goldens.case import NOT_BUILT, NotOffered
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network, its configuration file, and the rest of the folder's meta.json."""
+    """A network, what it is, its configuration file, and the rest of the folder's meta.json."""
 
     model: nn.Module
+    kind: Kind
     raw: dict
     meta: dict
 
@@ -37,18 +40,13 @@ def network(folder: Path) -> Network:
     """The network of a checkpoint folder. Raises NotOffered for a kind that is not built."""
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if raw.get("model_type") == "bert":
-        shape, weights = bert.read(folder)
-        model = shape.build()
-        model.load_state_dict(weights, strict=False)  # a tied head has one name of two
-        return Network(model.eval(), raw, meta)
+    tensors = Tensors(folder)
     try:
-        shape = dit.config_of(raw)
+        find.family(raw, tensors.names())
     except BadInput:
         raise NotOffered(f"{NOT_BUILT}: networks of kind {raw.get('model_type')}") from None
-    model = shape.build()
-    model.load_state_dict(dit.weights_of(read_tensors(folder / "model.safetensors")))
-    return Network(model.eval(), raw, meta)
+    read = find.read(raw, tensors.names())
+    return Network(assembled(read, tensors, torch.float32), read.kind, raw, meta)
 
 
 def grad_norm(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:

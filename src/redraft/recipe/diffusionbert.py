@@ -64,7 +64,7 @@ def recipe(
     if init is None:
         model = small_bert(words.vocab_size, width or 256, depth or 4, length, timed)
     else:
-        model = bert.translated(Path(init) / "config.json", timed)
+        model = bert.settings(Path(init), timed)
         if model.vocab_size != words.vocab_size:
             raise BadInput(
                 f"{init}: the network has {model.vocab_size} tokens, "

@@ -87,7 +87,7 @@ def given(model: nn.Module, run: Run, source: str) -> None:
 @torch.no_grad()
 def encoder(model: nn.Module, run: Run, folder: str) -> None:
     """Put in the weights of a Hugging Face BERT, which may lack a head and knows no time."""
-    config, weights = bert.read(folder, getattr(run.model, "timed", False))
+    config, weights = bert.begun(Path(folder), getattr(run.model, "timed", False))
     if config != run.model:
         raise BadInput(f"{folder}: another network than the run's")
     wanted = dict(model.named_parameters())

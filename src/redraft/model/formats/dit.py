@@ -1,51 +1,93 @@
 """The DiT family of SEDD, MDLM, BD3-LM, UDLM and GIDD: one network, five layouts.
 
-They name their weights alike, some behind the prefix `backbone.`. Tables that follow from the
-configuration (rotary frequencies, cosines, the ends of a schedule) are left out.
+They name their weights alike, some behind the prefix `backbone.`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from torch import Tensor
-
-from redraft.errors import BadInput
 from redraft.model.dit import DitConfig
+from redraft.model.formats.family import Kind, Read, Take, ids, numbered
 
-KINDS = "mdlm, bd3lm, udlm, dit (GIDD) or SEDD's nested configuration"
-WEIGHTS = {
-    "vocab_embed.embedding": "embedding.weight",
-    "sigma_map.mlp.0": "time.one",
-    "sigma_map.mlp.2": "time.two",
-    "cond_map.embedding_table": "label",
-    "output_layer.norm_final": "norm",
-    "output_layer.linear": "unembedding",
-    "output_layer.adaLN_modulation": "steer",
+TYPES = ("mdlm", "bd3lm", "udlm", "dit", "sedd")
+WEIGHTS = {  # their names by ours, without the prefix
+    "embedding.weight": "vocab_embed.embedding",
+    "norm.weight": "output_layer.norm_final.weight",
+    "unembedding.weight": "output_layer.linear.weight",
+    "unembedding.bias": "output_layer.linear.bias",
+}
+STEERED = {
+    "time.one.weight": "sigma_map.mlp.0.weight",
+    "time.one.bias": "sigma_map.mlp.0.bias",
+    "time.two.weight": "sigma_map.mlp.2.weight",
+    "time.two.bias": "sigma_map.mlp.2.bias",
+    "steer.weight": "output_layer.adaLN_modulation.weight",
+    "steer.bias": "output_layer.adaLN_modulation.bias",
+    "layers.*.steer.weight": "blocks.*.adaLN_modulation.weight",
+    "layers.*.steer.bias": "blocks.*.adaLN_modulation.bias",
 }
 LAYER = {
-    "norm1": "attention_norm",
-    "norm2": "mlp_norm",
-    "attn_out": "attention.out",
-    "mlp.0": "up",
-    "mlp.2": "down",
-    "adaLN_modulation": "steer",
+    "layers.*.attention_norm.weight": "blocks.*.norm1.weight",
+    "layers.*.mlp_norm.weight": "blocks.*.norm2.weight",
+    "layers.*.attention.out.weight": "blocks.*.attn_out.weight",
+    "layers.*.up.weight": "blocks.*.mlp.0.weight",
+    "layers.*.up.bias": "blocks.*.mlp.0.bias",
+    "layers.*.down.weight": "blocks.*.mlp.2.weight",
+    "layers.*.down.bias": "blocks.*.mlp.2.bias",
 }
-TABLES = ("rotary_emb.", "sampling_eps_")  # what follows from the configuration
+TABLES = (  # what follows from the configuration
+    *("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"),
+    *("sampling_eps_min", "sampling_eps_max"),
+)
+
+
+def mine(raw: Mapping[str, Any], names: Collection[str]) -> bool:
+    """SEDD says no type, but its graph of single-token changes."""
+    return raw.get("model_type") in TYPES[:-1] or is_sedd(raw)
+
+
+def is_sedd(raw: Mapping[str, Any]) -> bool:
+    """Whether a configuration is laid out as SEDD saves its own."""
+    return isinstance(raw.get("model"), Mapping) and isinstance(raw.get("graph"), Mapping)
+
+
+def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
+    """The network. What noise it was trained against is for a layer that knows noise."""
+    config = config_of(raw)
+    prefix = "backbone." if any(name.startswith("backbone.") for name in names) else ""
+    return Read(config, table(config, prefix), kind_of(raw, config), TABLES)
+
+
+def kind_of(raw: Mapping[str, Any], config: DitConfig) -> Kind:
+    """Its ids. SEDD's mask is the id behind its tokens; the others' is their tokenizer's."""
+    special = ids(raw)
+    if is_sedd(raw) and raw["graph"]["type"] == "absorb":
+        special["mask_id"] = raw["tokens"]
+    block = raw["block_size"] if raw.get("model_type") == "bd3lm" else None
+    return Kind(causal=False, shifted=False, block=block, **special)
+
+
+def table(config: DitConfig, prefix: str = "") -> dict[str, Take]:
+    """Their names by ours; they keep q, k and v in one."""
+    width, names = config.width, WEIGHTS | LAYER
+    names = names | (STEERED if config.steered else {})
+    names = names | ({"label.weight": "cond_map.embedding_table.weight"} if config.classes else {})
+    outer = {ours: theirs for ours, theirs in names.items() if "*" not in ours}
+    inner = {ours: theirs for ours, theirs in names.items() if "*" in ours}
+    found = {n: Take(prefix + t) for n, t in (outer | numbered(inner, config.depth)).items()}
+    for i in range(config.depth):
+        name = f"{prefix}blocks.{i}.attn_qkv.weight"
+        for j, each in enumerate("qkv"):
+            rows = (j * width, (j + 1) * width)
+            found[f"layers.{i}.attention.{each}.weight"] = Take(name, rows=rows)
+    return found
 
 
 def config_of(raw: Mapping[str, Any]) -> DitConfig:
-    """The configuration of a checkpoint's config.json. Raises BadInput for other kinds."""
-    kind = raw.get("model_type")
-    try:
-        if kind in ("mdlm", "bd3lm", "udlm"):
-            return kuleshov(raw)
-        if kind == "dit":
-            return gidd(raw)
-        if isinstance(raw.get("model"), Mapping) and "graph" in raw:
-            return sedd(raw)
-    except KeyError as error:
-        raise BadInput(f"the configuration of this network lacks {error}") from None
-    raise BadInput(f"a network of kind {kind!r} is none of {KINDS}")
+    """The network of a configuration."""
+    if is_sedd(raw):
+        return sedd(raw)
+    return gidd(raw) if raw["model_type"] == "dit" else kuleshov(raw)
 
 
 def kuleshov(raw: Mapping[str, Any]) -> DitConfig:
@@ -89,30 +131,3 @@ def sedd(raw: Mapping[str, Any]) -> DitConfig:
         cond_width=shape["cond_dim"],
         time_scale=1.0,
     )
-
-
-def weights_of(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's weights under our names. Raises BadInput for a name it does not know."""
-    ours: dict[str, Tensor] = {}
-    for name, weight in found.items():
-        short = name.removeprefix("backbone.")
-        if not short.startswith(TABLES):
-            ours |= renamed(short, weight)
-    return ours
-
-
-def renamed(name: str, weight: Tensor) -> dict[str, Tensor]:
-    """One weight under our name, or three where q, k and v are one."""
-    if name in WEIGHTS:
-        return {WEIGHTS[name]: weight}
-    stem, _, end = name.rpartition(".")
-    if stem in WEIGHTS:
-        return {f"{WEIGHTS[stem]}.{end}": weight}
-    head, _, rest = stem.partition(".")
-    number, _, part = rest.partition(".")
-    if head == "blocks" and part == "attn_qkv":
-        three = zip("qkv", weight.chunk(3), strict=True)
-        return {f"layers.{number}.attention.{each}.{end}": piece for each, piece in three}
-    if head == "blocks" and part in LAYER:
-        return {f"layers.{number}.{LAYER[part]}.{end}": weight}
-    raise BadInput(f"a weight called {name} belongs to no network of {KINDS}")

@@ -21,6 +21,7 @@ class Kind:
     eos_id: int | None = None
     bos_id: int | None = None
     pad_id: int | None = None
+    edits: float | None = None  # chance above which it overwrites what it wrote (LLaDA2.1)
 
 
 @runtime_checkable
