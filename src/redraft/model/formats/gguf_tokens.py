@@ -5,7 +5,7 @@ from typing import Any
 
 from redraft.errors import BadInput
 
-UNKNOWN, CONTROL, ADDED = 2, 3, 4  # kinds of tokens that are not pieces of text
+NORMAL, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = range(1, 7)  # kinds of tokens
 # Where text is cut before pairs of bytes are merged; "" is GPT-2's rule, which the library has.
 QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -45,9 +45,11 @@ def tokenizer_of(meta: Mapping[str, Any]) -> Any:
         raise BadInput(f"its tokenizer is {kind!r}; only byte-level 'gpt2' can be read")
     pre = meta.get("tokenizer.ggml.pre", "gpt-2")
     pre = ALIKE.get(pre, pre)
-    tokens, merges = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.merges"]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    if len(vocab) < len(tokens):
+    tokens, merges = meta["tokenizer.ggml.tokens"], meta.get("tokenizer.ggml.merges", [])
+    kinds = meta.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    used = [i for i, each in zip(range(len(tokens)), kinds, strict=True) if each != UNUSED]
+    vocab = {tokens[i]: i for i in used}
+    if len(vocab) < len(used):
         raise BadInput("its tokenizer has a token twice")
     pairs = [tuple(merge.split(" ")) for merge in merges]
     inner = Tokenizer(models.BPE(vocab, pairs, ignore_merges=pre == "llama-bpe"))
@@ -55,7 +57,7 @@ def tokenizer_of(meta: Mapping[str, Any]) -> Any:
     inner.decoder = decoders.ByteLevel()
     if pre in NORMAL_FORMS:
         inner.normalizer = normalizers.NFC()
-    add_marks(inner, tokens, meta.get("tokenizer.ggml.token_type", []))
+    add_marks(inner, tokens, kinds)
     return inner
 
 
@@ -79,7 +81,7 @@ def add_marks(inner: Any, tokens: list[str], kinds: list[int]) -> None:
     """Make whole tokens of what is no piece of text: `<|im_start|>` and its kind."""
     from tokenizers import AddedToken
 
-    for token, kind in zip(tokens, kinds, strict=False):
+    for token, kind in zip(tokens, kinds, strict=True):
         if kind in (UNKNOWN, CONTROL):
             inner.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         elif kind == ADDED:
