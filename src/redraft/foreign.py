@@ -15,6 +15,7 @@ from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Full, Mask
 from redraft.model.formats import find
 from redraft.model.formats.family import Kind, Read, Source
+from redraft.model.formats.gguf import open_checkpoint
 from redraft.model.formats.hf import Tensors, network
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder
@@ -33,11 +34,18 @@ class Foreign:
     mask: Mask
     trained: Objective
     length: int
-    raw: Mapping[str, Any]  # its config.json
+    raw: Mapping[str, Any]  # its config.json, with its chat_template
+
+    @property
+    def template(self) -> str | None:
+        """Its chat template, in Jinja."""
+        return self.raw.get("chat_template")
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a folder is laid out as Hugging Face does, and not by redraft."""
+    """Whether this is a GGUF file, or a folder laid out as Hugging Face does, not by redraft."""
+    if folder.suffix == ".gguf" or folder.is_file():
+        return True
     if not (folder / "config.json").is_file():
         return (folder / "adapter_config.json").is_file()
     raw = read_json(folder / "config.json")
@@ -45,12 +53,14 @@ def is_foreign(folder: Path) -> bool:
 
 
 def open_foreign(folder: Path, dtype: torch.dtype | None = None) -> Foreign:
-    """A folder in Hugging Face's layout. Raises BadInput, in one line, for a damaged one."""
+    """A GGUF file or a folder in Hugging Face's layout. Raises BadInput for a damaged one."""
     return assembled(*parts(folder), dtype)
 
 
 def parts(folder: Path) -> tuple[dict[str, Any], Source, Any]:
     """Configuration, tensors and `tokenizers.Tokenizer`, whether they go together or not."""
+    if folder.suffix == ".gguf" or folder.is_file():
+        return open_checkpoint(folder)
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder}: an adapter without its base: it has no config.json")
     raw = configured(folder)
@@ -66,7 +76,22 @@ def configured(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     more = read_json(path) if path.is_file() else {}
     ids = {key: value for key, value in more.items() if key.endswith("_token_id")}
-    return ids | {key: value for key, value in raw.items() if value is not None}
+    raw = ids | {"chat_template": chat_template(folder)} | raw
+    return {key: value for key, value in raw.items() if value is not None}
+
+
+def chat_template(folder: Path) -> str | None:
+    """The template in a file of its own or in tokenizer_config.json; of several, the usual one."""
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    told = read_json(path) if path.is_file() else {}
+    found = told.get("chat_template") if isinstance(told, dict) else None
+    if isinstance(found, list):
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def assembled(

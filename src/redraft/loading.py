@@ -44,6 +44,7 @@ class Pretrained:
     trained: Objective  # what it was trained with
     length: int  # tokens of a canvas at most
     path: Path
+    template: str | None = None  # of chats, in Jinja
 
     @property
     def causal(self) -> bool:
@@ -216,7 +217,7 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
     if is_foreign(Path(path)):
         found = open_foreign(Path(path), dtype)
         parts = (found.process, found.mask, found.trained, found.length)
-        return Pretrained(found.model, found.tokenizer, *parts, Path(path))
+        return Pretrained(found.model, found.tokenizer, *parts, Path(path), found.template)
     loaded = own(resolve(Path(path)))
     loaded.model.to(dtype)
     return loaded
