@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,7 @@ class Pretrained:
     trained: Objective  # what it was trained with
     length: int  # tokens of a canvas at most
     path: Path
-    template: str | None = None  # of chats, in Jinja
+    template: str | None = field(default=None, kw_only=True)  # of chats, in Jinja
 
     @property
     def causal(self) -> bool:
@@ -217,7 +217,7 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
     if is_foreign(Path(path)):
         found = open_foreign(Path(path), dtype)
         parts = (found.process, found.mask, found.trained, found.length)
-        return Pretrained(found.model, found.tokenizer, *parts, Path(path), found.template)
+        return Pretrained(found.model, found.tokenizer, *parts, Path(path), template=found.template)
     loaded = own(resolve(Path(path)))
     loaded.model.to(dtype)
     return loaded
