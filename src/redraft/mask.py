@@ -60,6 +60,16 @@ class BlockCausal(Mask):
 
 
 @dataclass(frozen=True, eq=False)
+class Since(Mask):
+    """Causal, in rows that begin at a position of their own: nobody sees what is before it."""
+
+    start: Int[Tensor, " B"]
+
+    def may(self, b: Index, q: Index, k: Index) -> Answer:
+        return (k >= self.start[b]) & (k <= q)
+
+
+@dataclass(frozen=True, eq=False)
 class NumberedCausal(Mask):
     """`BlockCausal` for blocks of any place and size: every position says which it is in."""
 

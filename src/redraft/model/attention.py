@@ -37,8 +37,9 @@ def sight(mask: Mask, B: int, L: int, device: torch.device, before: int = 0) -> 
     if isinstance(mask, Table):
         return Sight(dense=mask.seen[:, None])
     if before:
-        K = before + L
-        return Sight(dense=mask.dense(B, K, K, str(device))[:, None, before:])
+        b, k = torch.arange(B, device=device), torch.arange(before + L, device=device)
+        seen = mask.may(b[:, None, None], k[before:, None], k)
+        return Sight(dense=seen.expand(B, L, before + L)[:, None])
     if mask == BlockCausal(1):
         return Sight(causal=True)
     if device.type == "cuda":

@@ -16,6 +16,7 @@ from redraft.types import Features
 
 Angles = tuple[Float[Tensor, "*C 1 L Dr"], Float[Tensor, "*C 1 L Dr"]]  # cos and sin
 Kv = Float[Tensor, "B H L _"]  # values may be of another size than keys
+Query, Stored = Float[Tensor, "B H L Dh"], Float[Tensor, "B G K Dh"]
 
 
 @runtime_checkable
@@ -131,10 +132,20 @@ class Attention(nn.Module):
         q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
         if kv is not None:
             k, v = kv.put(layer, k, v)
-        groups = self.heads.n_heads // self.heads.n_kv_heads
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        return self.out(attend(q, k, v, seen).transpose(1, 2).reshape(B, L, -1))
+        return self.out(grouped(q, k, v, seen, kv is not None).transpose(1, 2).reshape(B, L, -1))
+
+
+def grouped(q: Query, k: Stored, v: Stored, seen: Sight, stored: bool) -> Query:
+    """`attend` where several heads of q share one of k and v."""
+    B, H, L, Dh = q.shape
+    groups = H // k.shape[1]
+    if groups == 1:
+        return attend(q, k, v, seen)
+    if not stored or seen.dense is None:
+        return attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), seen)
+    # A few queries over many stored keys: copies of the keys would cost more than the rest.
+    one = Sight(dense=seen.dense.repeat(1, 1, groups, 1))
+    return attend(q.reshape(B, -1, groups * L, Dh), k, v, one).reshape(B, H, L, Dh)
 
 
 class SwiGLU(nn.Module):
