@@ -17,7 +17,8 @@ CONTEXT = 48
 SAMPLED = Draw(1.3, top_p=0.9)
 WORDS = torch.Generator().manual_seed(1)
 PROMPTS = [
-    tuple(torch.randint(19, (n,), generator=WORDS).tolist()) for n in (5, 1, 2, 9, 4, 3, 20, 1, 7, 6)
+    tuple(torch.randint(19, (n,), generator=WORDS).tolist())
+    for n in (5, 1, 2, 9, 4, 3, 20, 1, 7, 6)
 ]
 ENDS = frozenset({0, 1})
 every_network = pytest.mark.parametrize("config", llama.EXAMPLES, ids=str)
@@ -61,7 +62,10 @@ def anew(model, request, banned=()):
     return tuple(found)
 
 
-def requests(draws=(Draw(0.0), SAMPLED), limit=25):
+DRAWS = (Draw(0.0), SAMPLED)
+
+
+def requests(draws=DRAWS, limit=25):
     return [
         Request(ids, limit - i % 3, ENDS, draws[i % len(draws)], seed=i, about=i)
         for i, ids in enumerate(PROMPTS)
@@ -103,7 +107,9 @@ def test_a_text_goes_on_in_its_row():
             return Request((*done.request.ids, *done.ids, 4, 5), 6, about="answer")
         return None
 
-    asked = [Request(ids, 5, draw=SAMPLED, seed=i, about="question") for i, ids in enumerate(PROMPTS)]
+    asked = [
+        Request(ids, 5, draw=SAMPLED, seed=i, about="question") for i, ids in enumerate(PROMPTS)
+    ]
     found = list(Writer(model, 10, CONTEXT).write(asked, follow))
     assert [done.request.about for done in found].count("answer") == len(PROMPTS)
     assert all(done.ids == anew(model.inner, done.request) for done in found)

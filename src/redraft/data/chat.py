@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from redraft.data.tokenizer import Tokenizer
@@ -178,8 +179,7 @@ def check(turns: Sequence[Turn]) -> None:
         raise BadInput("a conversation begins with the user")
     if spoken[-1] != "assistant":
         raise BadInput(f"the last word is the {spoken[-1]}'s, so there is no answer to learn")
-    pairs = zip(spoken, spoken[1:], strict=False)
-    twice = next((one for one, two in pairs if one == two != "tool"), None)
+    twice = next((one for one, two in pairwise(spoken) if one == two != "tool"), None)
     if twice is not None:
         raise BadInput(f"two turns of the {twice} after each other")
 
