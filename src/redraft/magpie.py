@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ from redraft.sample.unmask import Draw
 from redraft.sample.write import Request, Writer, Written
 from redraft.types import Denoiser, Rng
 
+Stop = Callable[[], bool]
+Line = dict[str, Any]
+
 SENTENCE = (".", "?", "!", ":", "…", "。", "？", "！")  # noqa: RUF001
+ROOM = 32  # tokens of the template between the two, and for words that take more when read again
 ASKS_OF = "You are a helpful assistant. The user asks about this: {}"
 
 
@@ -87,7 +92,20 @@ class Author:
     network: Denoiser
     chat: Chat
     settings: Settings
-    context: int  # tokens that the network reads at most
+    length: int  # tokens that the network reads at most
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens that a conversation takes at most."""
+        settings = self.settings
+        longest = max(len(self.question(i).ids) for i in range(len(settings.systems) or 1))
+        needed = longest + settings.prompt_tokens + settings.answer_tokens + ROOM
+        if needed > self.length:
+            raise BadInput(
+                f"{settings.prompt_tokens} tokens to ask and {settings.answer_tokens} to answer "
+                f"behind {longest} of the template: the context holds {self.length}"
+            )
+        return needed
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -148,7 +166,7 @@ class Author:
         few = len(text.split()) < self.settings.fewest_words
         return None if few or "\ufffd" in text else text
 
-    def record(self, done: Written) -> dict[str, Any] | None:
+    def record(self, done: Written) -> Line | None:
         """A line of the file; None for an answer that says nothing or goes in circles."""
         about = done.request.about
         ids = done.ids[:-1] if done.ended else done.ids
@@ -168,50 +186,71 @@ class Author:
             "seed": about.number,
         }
 
-    def write(
-        self, first: int, seen: Distinct, counts: Counts, wanted: Callable[[], bool]
-    ) -> Iterator[dict[str, Any]]:
-        """Conversations from number `first` on, as they are finished, while `wanted()`."""
+    @property
+    def shared(self) -> list[int]:
+        """What all questions begin with."""
+        plain = not (self.settings.systems or self.settings.topics)
+        return self.chat.opening() if plain else []
 
-        def numbers() -> Iterator[Request]:
-            number = first
-            while wanted():
+    def write(self, first: int, seen: Distinct, counts: Counts, stop: Stop) -> Iterator[Line]:
+        """Conversations from number `first` on, as they are finished, until `num` are kept.
+
+        No more are begun than may be kept, so that long answers are not those that are missed.
+        """
+        number, wanted, busy = first, self.settings.num, 0
+
+        def questions() -> Iterator[Request]:
+            nonlocal number, busy
+            while counts.kept + busy < wanted and not stop():
                 yield self.question(number)
-                number += 1
+                number, busy = number + 1, busy + 1
 
         def follow(done: Written) -> Request | None:
-            about = done.request.about
-            if about.context or not wanted():
-                return None
-            text = self.asked(done)
-            if text is None:
-                counts.dropped["not a question"] += 1
-                return None
-            if not seen.add(text):
-                counts.dropped["asked before"] += 1
-                return None
-            return self.answer(about, text)
+            nonlocal busy
+            found = None if done.request.about.context else self.follow(done, seen, counts)
+            busy -= found is None
+            return found
 
-        shared = self.chat.opening() if not (self.settings.systems or self.settings.topics) else ()
-        writer = Writer(self.network, self.settings.rows, self.context, shared)
-        for done in writer.write(numbers(), follow):
-            counts.written += len(done.ids)
-            if not done.request.about.context or not wanted():
-                continue
-            found = self.record(done)
-            if found is None:
-                counts.dropped["going in circles"] += 1
-            else:
-                counts.kept += 1
-                counts.answers += len(done.ids)
-                yield found
+        while counts.kept < wanted and not stop():
+            writer = Writer(self.network, self.settings.rows, self.context, self.shared)
+            for done in writer.write(questions(), follow):
+                counts.written += len(done.ids)
+                if stop():
+                    return
+                if done.request.about.context and (line := self.judged(done, counts)) is not None:
+                    yield line
+
+    def follow(self, done: Written, seen: Distinct, counts: Counts) -> Request | None:
+        """The answer to a question, if that is one and new."""
+        text = self.asked(done)
+        if text is None:
+            counts.dropped["that ask nothing"] += 1
+            return None
+        if not seen.add(text):
+            counts.dropped["asked before"] += 1
+            return None
+        answer = self.answer(done.request.about, text)
+        if len(answer.ids) + answer.limit > self.context:
+            counts.dropped["too long"] += 1
+            return None
+        return answer
+
+    def judged(self, done: Written, counts: Counts) -> Line | None:
+        """The line of a conversation, counted, if it is worth keeping."""
+        found = self.record(done)
+        if found is None:
+            counts.dropped["answered badly"] += 1
+            return None
+        counts.kept += 1
+        counts.answers += len(done.ids)
+        return found
 
 
 def distill(
     author: Author,
     out: Path,
     model: str,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = lambda: False,
     told: Callable[[Counts], None] = lambda counts: None,
 ) -> Counts:
     """Write conversations behind those that `out` has, up to the number that is wanted.
@@ -219,27 +258,20 @@ def distill(
     Every line appears whole; a file whose last line was cut off loses it. Raises BadInput for a
     file that was written with other settings.
     """
-    settings = author.settings
-    claim(out, settings, model)
+    claim(out, author.settings, model)
     seen, counts, first, began = Distinct(), Counts(), 0, time.monotonic()
     for row in lines(out):
         seen.add(row["prompt"])
         first = max(first, row["seed"] + 1)
         counts.kept += 1
         counts.answers += len(row["ids"]) - row["start"]
-    before = counts.answers, counts.kept
-
-    def wanted() -> bool:
-        return counts.kept < settings.num and not stop()
-
     with open(out, "a", encoding="utf-8") as file:
-        for row in author.write(first, seen, counts, wanted):
+        for row in author.write(first, seen, counts, stop):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             counts.seconds = time.monotonic() - began
             told(counts)
     counts.seconds = time.monotonic() - began
-    assert before <= (counts.answers, counts.kept)
     return counts
 
 
@@ -265,7 +297,7 @@ def claim(out: Path, settings: Settings, model: str) -> None:
         raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
 
 
-def lines(out: Path) -> Iterator[dict[str, Any]]:
+def lines(out: Path) -> Iterator[Line]:
     """What a file has; the last line is taken away if it was cut off."""
     if not out.exists():
         return
@@ -282,3 +314,15 @@ def lines(out: Path) -> Iterator[dict[str, Any]]:
             whole += len(line)
             yield row
         os.truncate(out, whole)
+
+
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not blank."""
+    try:
+        found = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as text ({error})") from None
+    found = tuple(line.strip() for line in found if line.strip())
+    if not found:
+        raise BadInput(f"{path}: no line with text in it")
+    return found

@@ -31,18 +31,17 @@ class Aligned:
 
     def put(self, layer: int, k: Kv, v: Kv) -> tuple[Tensor, Tensor]:
         """Take the next positions of a layer; give those from `first` to them."""
-        self.ready(layer, k)
+        self.ready(layer, k, v)
         behind = self.end + k.shape[2]
         for held, new in ((self.keys, k), (self.values, v)):
             held[layer][:, :, self.end : behind] = new
         return tuple(held[layer][:, :, self.first : behind] for held in (self.keys, self.values))
 
-    def ready(self, layer: int, like: Kv) -> None:
+    def ready(self, layer: int, k: Kv, v: Kv) -> None:
         """Make the buffers of a layer that has none yet."""
         if layer == len(self.keys):
-            shape = (self.count, like.shape[1], self.room, like.shape[3])
-            self.keys.append(like.new_zeros(shape))
-            self.values.append(like.new_zeros(shape))
+            for held, like in ((self.keys, k), (self.values, v)):
+                held.append(like.new_zeros(self.count, like.shape[1], self.room, like.shape[3]))
 
     def commit(self, positions: int) -> None:
         """Keep what the last pass put; see that there is room for as many again."""
@@ -58,12 +57,12 @@ class Aligned:
         """Give some rows a new past: the first `sizes` positions of the rows of another store."""
         longest = int(sizes.max())
         back = torch.arange(longest, device=sizes.device) - (longest - sizes)[:, None]
-        for mine, theirs in ((self.keys, rows.keys), (self.values, rows.values)):
-            for layer, each in enumerate(theirs):
-                self.ready(layer, each)
+        for layer, pair in enumerate(zip(rows.keys, rows.values, strict=True)):
+            self.ready(layer, *pair)
+            for mine, each in zip((self.keys[layer], self.values[layer]), pair, strict=True):
                 index = back.clamp(min=0)[:, None, :, None].expand(-1, each.shape[1], -1, 1)
                 index = index.expand(-1, -1, -1, each.shape[3])
-                mine[layer][at, :, self.end - longest : self.end] = each.gather(2, index)
+                mine[at, :, self.end - longest : self.end] = each.gather(2, index)
 
     def rows(self, which: Int[Tensor, " n"]) -> None:
         """Keep some of the rows, in this order."""

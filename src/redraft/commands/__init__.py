@@ -1,0 +1,1 @@
+"""Commands in groups, as `lab/commands.py` is one."""
