@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from redraft.choose import Kind, Order, options, sampler_of, solver_of
+from redraft.commands.data import app as data
 from redraft.errors import BadInput, Diverged
 from redraft.lab.commands import app as lab
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data, name="data")
 app.add_typer(lab, name="lab")
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from redraft.adapt.shift import NextToken, NextTokenConfig
 from redraft.data.tokenizer import Tokenizer
+from redraft.data.voice import Voice
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
 from redraft.foreign import is_foreign, open_foreign
@@ -50,6 +52,21 @@ class Pretrained:
     def causal(self) -> bool:
         """Whether it can only write from left to right."""
         return isinstance(self.model, NextToken)
+
+    @cached_property
+    def voice(self) -> Voice:
+        """How it speaks: the tokenizer and the chat template."""
+        return Voice(self.tokenizer, self.template)
+
+    @property
+    def writer(self) -> Denoiser:
+        """Its network of next tokens, which says at l what follows. Raises BadInput without one."""
+        if not self.causal:
+            raise BadInput(f"{self.path}: not an autoregressive model, which this needs")
+        inner = cast(NextToken, self.model).model
+        if not getattr(inner, "stores", False):
+            raise BadInput(f"{self.path}: its network keeps no keys and values")
+        return inner
 
     @property
     def block(self) -> int | None:
@@ -259,7 +276,8 @@ def weights_in(folder: Path) -> Path:
 def own(folder: Path) -> Pretrained:
     """A checkpoint that redraft has written."""
     told = written(folder)
-    tokenizer, process = Tokenizer.load(folder / "tokenizer.json"), told.process
+    voice, process = Voice.open(folder), told.process
+    tokenizer = voice.tokenizer
     if not told.shape.vocab_size == process.vocab_size == tokenizer.vocab_size:
         raise BadInput(
             f"{folder}: the network has {told.shape.vocab_size} tokens, its process "
@@ -270,9 +288,8 @@ def own(folder: Path) -> Pretrained:
     load_weights(model, weights_in(folder))
     if isinstance(process, Gaussian):
         process = process.settled(model)
-    return Pretrained(
-        model.eval(), tokenizer, process, told.mask, told.trained, told.length, folder
-    )
+    parts = (process, told.mask, told.trained, told.length, folder)
+    return Pretrained(model.eval(), tokenizer, *parts, template=voice.template)
 
 
 def earlier(shape, process, mask: Mask) -> Objective:

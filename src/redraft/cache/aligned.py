@@ -6,7 +6,7 @@ from torch import Tensor
 
 from redraft.cache.store import Dense
 
-Kv = Float[Tensor, "B H L Dh"]
+Kv = Float[Tensor, "B H L _"]  # values may be of another size than keys
 
 
 class Aligned:

@@ -63,7 +63,7 @@ def followed(model: str, out: Path, settings, stop):
     import torch
     from rich.console import Console
 
-    from redraft.loading import open_pretrained, writer_of
+    from redraft.loading import open_pretrained
     from redraft.magpie import Author, distill
     from redraft.progress import EVERY, bar
     from redraft.train.parallel import precision
@@ -71,7 +71,7 @@ def followed(model: str, out: Path, settings, stop):
     pretrained = open_pretrained(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     numbers = precision("auto", device)
-    network = writer_of(pretrained).to(device, numbers.dtype)
+    network = pretrained.writer.to(device, numbers.dtype)
     author = Author(network, pretrained.voice.chat, settings, pretrained.length)
     console, spoken = Console(stderr=True), time.monotonic()
     console.print(f"{model} writes {settings.num} conversations into {out}, {numbers.why}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.data.chat import Chat
-from redraft.data.tokenizer import Tokenizer
+from redraft.data.tokenizer import Tokenizer, read_inner
 from redraft.describe import read_json
 from redraft.errors import BadInput
 from redraft.files import replacing
@@ -34,23 +34,25 @@ class Voice:
     def open(cls, folder: str | Path) -> "Voice":
         """What `write` wrote, or a folder in Hugging Face's layout. Raises BadInput."""
         folder = Path(folder)
-        tokenizer = Tokenizer.load(folder)
-        if (folder / NAME).is_file():
-            told = read_json(folder / NAME)
-            if not isinstance(told, dict):
-                raise BadInput(f"{folder / NAME}: not an object")
-            return cls(tokenizer, told.get("template"))
-        return cls(tokenizer, template_in(folder))
+        if not (folder / NAME).is_file():
+            return cls(Tokenizer.load(folder), template_in(folder))
+        told = read_json(folder / NAME)
+        if not isinstance(told, dict):
+            raise BadInput(f"{folder / NAME}: not an object")
+        inner = read_inner(folder / "tokenizer.json")
+        return cls(Tokenizer(inner, told.get("mask_id"), told.get("eos_id")), told.get("template"))
 
     def write(self, folder: Path) -> None:
         """Put both files into a folder."""
         self.tokenizer.save(folder / "tokenizer.json")
-        told = {"template": self.template}
+        ids = {"mask_id": self.tokenizer.mask_id, "eos_id": self.tokenizer.eos_id}
+        told = ids | {"template": self.template}
         (folder / NAME).write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
 
     def kept(self, home: Path = HOME) -> Path:
         """A folder that holds this voice, named by what it is; written the first time."""
-        told = [self.tokenizer.inner.to_str(), self.template]
+        own = self.tokenizer
+        told = [own.inner.to_str(), own.mask_id, own.eos_id, self.template]
         out = home / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
         if not out.exists():
             with replacing(out) as part:
