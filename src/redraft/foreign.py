@@ -10,6 +10,7 @@ from torch import nn
 
 from redraft.adapt.shift import NextToken, Shifted
 from redraft.data.tokenizer import ENDS, MASKS, Tokenizer, named, read_inner
+from redraft.data.voice import template_in
 from redraft.describe import read_json
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Full, Mask
@@ -76,22 +77,8 @@ def configured(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     more = read_json(path) if path.is_file() else {}
     ids = {key: value for key, value in more.items() if key.endswith("_token_id")}
-    raw = ids | {"chat_template": chat_template(folder)} | raw
+    raw = ids | {"chat_template": template_in(folder)} | raw
     return {key: value for key, value in raw.items() if value is not None}
-
-
-def chat_template(folder: Path) -> str | None:
-    """The template in a file of its own or in tokenizer_config.json; of several, the usual one."""
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        return own.read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    told = read_json(path) if path.is_file() else {}
-    found = told.get("chat_template") if isinstance(told, dict) else None
-    if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
 
 
 def assembled(
