@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from redraft.adapt.lora import Lora, adapters
-from redraft.adapt.side import Seats, SideConfig
+from redraft.adapt.side import SideConfig
 from redraft.cache.store import Dense, Ragged
-from redraft.mask import BlockCausal
+from redraft.mask import BlockCausal, Seats
 from redraft.model.llama import LlamaConfig
 from tests.test_model import close, loud
 

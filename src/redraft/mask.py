@@ -227,3 +227,22 @@ def beside(last: Int[Tensor, "B Q"], group: Int[Tensor, "B Q"], main: int, own: 
     mine = group[:, -own:]
     noisy = (group[..., None] == mine[:, None]) & (mine >= 0)[:, None]
     return Table(torch.cat([clean, noisy], -1))
+
+
+@dataclass(frozen=True, eq=False)
+class Seats:
+    """Where side positions stand and what they see."""
+
+    at: Int[Tensor, "B N"]  # positions in the text
+    last: Int[Tensor, "B N"]  # the last clean position that each sees
+    group: Int[Tensor, "B N"]  # they see those of their own group
+
+    @classmethod
+    def behind(cls, last: Int[Tensor, "B C"], size: int) -> "Seats":
+        """Blocks of `size`, one behind each of some clean positions; side by side in a row."""
+        B, C = last.shape
+        ahead = torch.arange(1, size + 1, device=last.device)
+        group = torch.arange(C, device=last.device)[None, :, None].expand(B, C, size)
+        seen = last[..., None].expand(B, C, size)
+        at = seen + ahead
+        return cls(*(each.reshape(B, C * size) for each in (at, seen, group)))

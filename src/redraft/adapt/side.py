@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from redraft.adapt.lora import Lora, Origin, Scope, base_weights, fingerprint
 from redraft.cache.store import Beside, Ragged
-from redraft.mask import BlockCausal, beside
+from redraft.mask import BlockCausal, Seats, beside
 from redraft.model.llama import LlamaConfig
 from redraft.types import Features, Tokens
 
@@ -55,25 +55,6 @@ class Masked(nn.Module):
         return torch.where(hidden, self.mask.to(h.dtype), h)
 
 
-@dataclass(frozen=True, eq=False)
-class Seats:
-    """Where side positions stand and what they see."""
-
-    at: Noisy  # positions in the text
-    last: Noisy  # the last clean position that each sees
-    group: Noisy  # they see those of their own group
-
-    @classmethod
-    def behind(cls, last: Int[Tensor, "B C"], size: int) -> "Seats":
-        """Blocks of `size`, one behind each of some clean positions; side by side in a row."""
-        B, C = last.shape
-        ahead = torch.arange(1, size + 1, device=last.device)
-        group = torch.arange(C, device=last.device)[None, :, None].expand(B, C, size)
-        seen = last[..., None].expand(B, C, size)
-        at = seen + ahead
-        return cls(*(each.reshape(B, C * size) for each in (at, seen, group)))
-
-
 class Side(nn.Module):
     """A frozen network with its side stream."""
 
@@ -86,6 +67,11 @@ class Side(nn.Module):
         self.model = model
         config.lora.attach(model, self.scope)
         model.embedding = Masked(model.embedding, config.mask_id)
+
+    @property
+    def bos_id(self) -> int:
+        """What a text without a beginning begins with."""
+        return self.config.bos_id
 
     @property
     def origin(self) -> Origin:
