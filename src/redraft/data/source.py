@@ -7,6 +7,7 @@ from pathlib import Path
 
 from redraft.data.corpora import CORPORA
 from redraft.data.corpus import Corpus
+from redraft.data.loader import Held, Rows, documents_as_rows
 from redraft.data.pack import prepare
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing
 from redraft.describe import describe
@@ -37,3 +38,11 @@ class Text:
         for part in parts:
             found += CORPORA[part](HOME) if part in CORPORA else [Path(part)]
         return found
+
+    def rows(self, corpus: Corpus, length: int, seed: int) -> Rows:
+        """What training takes its batches from."""
+        return Rows(corpus, "train", length, seed)
+
+    def held(self, corpus: Corpus, length: int, limit: int | None) -> Held:
+        """Held-out rows, or some of them."""
+        return documents_as_rows(corpus, "held_out", length, limit)

@@ -1,10 +1,9 @@
 """A run is a value: everything needed to train, and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redraft.data.corpus import Corpus
-from redraft.data.source import Text
 from redraft.errors import BadInput
 from redraft.train.loop import Plan
 from redraft.types import Objective
@@ -15,7 +14,7 @@ class Run:
     """One training run. Its objective says what the noise is and who may attend to whom."""
 
     name: str
-    data: Text
+    data: Any  # Text, Answers: it has corpus(), rows() and held()
     length: int  # tokens of a row: the context
     model: Any  # a network's configuration: vocab_size, max_len and build()
     objective: Objective
@@ -23,8 +22,9 @@ class Run:
     seed: int = 0
     eval_rows: int = 64  # held-out rows that each evaluation during training looks at
     init: str | None = None  # folder of weights to begin from; what they lack begins fresh
+    notes: Callable[..., dict] | None = None  # (run, model, held) -> what else to log
 
-    def check(self, corpus: Corpus) -> None:
+    def check(self, corpus: Any) -> None:
         """Raises BadInput unless the run fits together and was made for this vocabulary."""
         process, tokenizer = self.objective.process, corpus.tokenizer
         told = getattr(self.objective, "attribute", None)

@@ -5,16 +5,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from redraft.data.corpus import Corpus
-from redraft.data.loader import Rows, documents_as_rows
+from redraft.adapt.side import SideConfig
 from redraft.describe import describe, read_json
 from redraft.errors import BadInput
 from redraft.eval.likelihood import likelihood
 from redraft.files import write_text
+from redraft.loading import open_pretrained
 from redraft.model.bert import BertConfig
 from redraft.model.formats import bert
 from redraft.recipe.base import Run
@@ -36,12 +37,12 @@ def start(
     place = join()
     corpus = run.data.corpus()
     run.check(corpus)
-    model = initial(run)
+    numbers = precision(run.plan.precision, place.device)
+    model = initial(run, numbers.dtype)
     if run.init is not None and not (again and checkpoint.steps(out)):
         given(model, run, run.init)
-    rows = Rows(corpus, "train", run.length, run.seed)
-    held = documents_as_rows(corpus, "held_out", run.length, limit=run.eval_rows)
-    numbers = precision(run.plan.precision, place.device)
+    rows = run.data.rows(corpus, run.length, run.seed)
+    held = run.data.held(corpus, run.length, run.eval_rows)
     measure = run.objective.bound(getattr(model, "timed", True))
     if place.rank == 0:
         claim(run, out, again, corpus)
@@ -66,13 +67,19 @@ def start(
         ),
         again=again,
         stop=stop,
+        notes=lambda model: noted(run, model, held, partial(numbers.context, place.device)),
     )
 
 
-def initial(run: Run) -> nn.Module:
-    """The network with the fresh weights that the run's seed gives."""
+def initial(run: Run, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The network with the fresh weights that the run's seed gives.
+
+    What stands beside a frozen network gets that one first, in the precision of the run.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
+        if isinstance(run.model, SideConfig):
+            return run.model.on_base(lambda name: open_pretrained(name, dtype).model)
         return run.model.build()
 
 
@@ -82,6 +89,14 @@ def given(model: nn.Module, run: Run, source: str) -> None:
         encoder(model, run, source)
     else:
         take_over(model, base_of(source), run.objective.process.mask_id, run.seed)
+
+
+def noted(run: Run, model: nn.Module, held: Any, precision: Callable) -> dict[str, Any]:
+    """What a run wants to have logged beside its held-out value."""
+    if run.notes is None:
+        return {}
+    with torch.no_grad(), precision():
+        return run.notes(run, model, held)
 
 
 @torch.no_grad()
@@ -95,7 +110,7 @@ def encoder(model: nn.Module, run: Run, folder: str) -> None:
         wanted[name].copy_(weight)
 
 
-def claim(run: Run, out: Path, again: bool, corpus: Corpus) -> None:
+def claim(run: Run, out: Path, again: bool, corpus: Any) -> None:
     """Make `out` this run's folder, or see that it is; one without a checkpoint is taken over."""
     record = out / "run.json"
     mine = {"run": describe(run), "corpus": corpus.content}
@@ -133,7 +148,7 @@ def short(value) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def card(run: Run, corpus: Corpus, folder: Path) -> None:
+def card(run: Run, corpus: Any, folder: Path) -> None:
     """Write what `load` needs beside the weights: config.json and the tokenizer."""
     config = {
         "format": FORMAT,

@@ -49,6 +49,10 @@ class Front:
         self.doc: Tokens | None = None
         self.store = Dense()
 
+    def begin(self, first: int) -> int:
+        """Where the block with position `first` begins: blocks are counted from the row's start."""
+        return first // self.size * self.size
+
     def predict(self) -> Predict:
         """For the samplers: beliefs about the open block alone."""
         return Reuse(self.believe) if self.timeless else self.believe
@@ -107,7 +111,7 @@ class Front:
 
 
 def generate_blocks(
-    front: Front, canvas: Canvas, sampler: Sampler, rng: Rng, end: int | None = None
+    front: Any, canvas: Canvas, sampler: Sampler, rng: Rng, end: int | None = None
 ) -> Iterator[Canvas]:
     """Yield every canvas on the way. A row whose finished block holds the token `end` is over.
 
@@ -115,7 +119,7 @@ def generate_blocks(
     its own, and a sampler begins it with an empty memory.
     """
     size, L = front.size, canvas.tokens.shape[1]
-    first = int(canvas.open.any(0).int().argmax()) // size * size
+    first = front.begin(int(canvas.open.any(0).int().argmax()))
     if first:
         front.advance(canvas.tokens[:, :first], canvas.doc[:, :first], min(size, L - first))
     alive = torch.ones(len(canvas.tokens), dtype=torch.bool, device=canvas.tokens.device)

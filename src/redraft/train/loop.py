@@ -87,13 +87,15 @@ def train(
     evaluate: Callable[[nn.Module], float],
     again: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    notes: Callable[[nn.Module], dict[str, Any]] = lambda model: {},
 ) -> Iterator[Told]:
     """Train, evaluate, save; yield after every step.
 
     `batch(step)` gives this rank's share of a global batch, `describe(folder)` adds what makes
-    a checkpoint loadable, `evaluate(model)` the held-out value (lower is better). With `again`
-    it continues from the newest checkpoint in `out`. `stop()` is asked after every step: when
-    true, the loop saves and ends. Raises Diverged on NaN or Inf, the last checkpoint kept.
+    a checkpoint loadable, `evaluate(model)` the held-out value (lower is better), `notes(model)`
+    what else to log beside it. With `again` it continues from the newest checkpoint in `out`.
+    `stop()` is asked after every step: when true, the loop saves and ends. Raises Diverged on
+    NaN or Inf, the last checkpoint kept.
     """
     model.to(place.device)
     optims = plan.optim.build(model)
@@ -103,7 +105,7 @@ def train(
         newest = checkpoint.folder(out, checkpoint.steps(out)[-1])
         state = checkpoint.resume(newest, model, optims, ema)
     prepare(model, plan)
-    run = Running(plan, seed, out, place, describe, evaluate, stop)
+    run = Running(plan, seed, out, place, describe, evaluate, stop, notes)
     yield from run.steps(model, objective, batch, optims, ema, state)
 
 
@@ -128,6 +130,7 @@ class Running:
     describe: Callable[[Path], None]
     evaluate: Callable[[nn.Module], float]
     stop: Callable[[], bool]
+    notes: Callable[[nn.Module], dict[str, Any]]
 
     def steps(self, model, objective, batch, optims, ema, state: State) -> Iterator[Told]:
         """One step after another until the budget is spent or somebody says stop."""
@@ -152,10 +155,10 @@ class Running:
                     seconds=state.seconds + spent,
                     tokens=state.tokens + tokens,
                 )
-                state, held_out = self.evaluated(model, ema, state)
+                state, held_out, more = self.evaluated(model, ema, state)
                 told = Told(state, stepped, plan.progress(state), tokens / spent, held_out, None)
                 if metrics is not None:  # before the checkpoint: resuming cuts what is too much
-                    metrics.write(line(told, optims))
+                    metrics.write(line(told, optims) | more)
                 yield self.saved(told, model, optims, ema, asked > 0)
                 if asked:
                     return
@@ -168,15 +171,16 @@ class Running:
         """Whether this rank is the one that writes."""
         return self.place.rank == 0
 
-    def evaluated(self, model, ema, state: State) -> tuple[State, float | None]:
-        """The state with the best held-out value so far, and the value if it was time for one."""
+    def evaluated(self, model, ema, state: State) -> tuple[State, float | None, dict[str, Any]]:
+        """The state with the best held-out value so far; the value and notes if it was time."""
         if state.step % self.plan.eval_every and self.plan.progress(state) < 1:
-            return state, None
+            return state, None, {}
         with averaged(model, ema):
             held_out = self.evaluate(model)
+            more = self.notes(model) if self.first else {}
         if math.isfinite(held_out) and (state.best is None or held_out < state.best):
             state = replace(state, best=held_out, best_step=state.step)
-        return state, held_out
+        return state, held_out, more
 
     def saved(self, told: Told, model, optims, ema, ends: bool) -> Told:
         """Save where it is time for it."""
