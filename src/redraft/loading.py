@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from redraft.adapt.shift import NextToken, NextTokenConfig
+from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.describe import build, read_json
@@ -20,14 +21,27 @@ from redraft.mask import BlockCausal, Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.classify import Classify
+from redraft.objective.dual import DualBound
 from redraft.objective.nelbo import NELBO
 from redraft.process.discrete import Discrete
 from redraft.process.gaussian import Gaussian
 from redraft.sample import solver
 from redraft.sample.ancestral import evenly
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.dual import DualFront
+from redraft.sample.lossless import Lossless, write
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
-from redraft.sample.unmask import Draw, Steps, TopK, Unmask, leftmost, margin, random
+from redraft.sample.unmask import (
+    Draw,
+    Steps,
+    Threshold,
+    TopK,
+    Unmask,
+    confidence,
+    leftmost,
+    margin,
+    random,
+)
 from redraft.types import Canvas, Denoiser, Objective, Rng
 from redraft.weights import FORMAT, load_weights
 
@@ -72,7 +86,13 @@ class Pretrained:
     def block(self) -> int | None:
         """Tokens of a block, if it writes block after block."""
         bound = self.trained.bound(False)
-        return bound.size if isinstance(bound, BlockNELBO | BlockAnyOrder) else None
+        blocks = BlockNELBO | BlockAnyOrder | DualBound
+        return bound.size if isinstance(bound, blocks) else None
+
+    @property
+    def dual(self) -> bool:
+        """Whether it writes beside a frozen autoregressive network."""
+        return isinstance(self.trained.bound(False), DualBound)
 
     @property
     def objective(self) -> Objective:
@@ -174,10 +194,13 @@ class Pretrained:
         canvas = self.process.start(blanks, rng)
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
         yield canvas
-        if self.block is None:
+        if isinstance(sampler, Lossless):
+            yield from write(self.model, canvas, sampler, self.tokenizer.eos_id)
+        elif self.block is None:
             yield from generate(self.predict(sampler), canvas, sampler, rng)
         else:
             front = self.front(self.block, sampler)
+            sampler = front.fit(sampler)
             yield from generate_blocks(front, canvas, sampler, rng, self.tokenizer.eos_id)
 
     def sampler(self, tokens: int) -> Sampler:
@@ -190,13 +213,17 @@ class Pretrained:
             return Unmask(leftmost, TopK(1), WRITING)
         if isinstance(self.process, Gaussian):
             return solver.usual(self.process)
+        if self.dual:
+            return Unmask(confidence, Threshold(0.9), FILLING)
         tokens = max(1, tokens if self.block is None else min(tokens, self.block))
         if not self.process.absorbing:
             return evenly(self.process, tokens)
         return Unmask(random, Steps(tokens), WRITING)
 
-    def front(self, size: int, sampler: Sampler) -> Front:
+    def front(self, size: int, sampler: Sampler) -> Any:
         """What it believes of a block, in the terms of the sampler."""
+        if self.dual:
+            return DualFront(self.model, self.process, size, cast(Any, self.model).config.max_len)
         model, ratios = cast(Denoiser, self.model), getattr(sampler, "ratios", False)
         causal = self.mask == BlockCausal(1)
         return Front(model, self.process, size, self.length, ratios=ratios, causal=causal)
@@ -235,7 +262,7 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
         found = open_foreign(Path(path), dtype)
         parts = (found.process, found.mask, found.trained, found.length)
         return Pretrained(found.model, found.tokenizer, *parts, Path(path), template=found.template)
-    loaded = own(resolve(Path(path)))
+    loaded = own(resolve(Path(path)), dtype)
     loaded.model.to(dtype)
     return loaded
 
@@ -273,7 +300,12 @@ def weights_in(folder: Path) -> Path:
     return average if average.exists() else folder / "model.safetensors"
 
 
-def own(folder: Path) -> Pretrained:
+def beside(shape: SideConfig, dtype: torch.dtype | None) -> nn.Module:
+    """A network beside its base. Raises BadInput where that is missing or another."""
+    return shape.on_base(lambda name: open_pretrained(name, dtype).model)
+
+
+def own(folder: Path, dtype: torch.dtype | None = None) -> Pretrained:
     """A checkpoint that redraft has written."""
     told = written(folder)
     voice, process = Voice.open(folder), told.process
@@ -284,7 +316,9 @@ def own(folder: Path) -> Pretrained:
             f"{process.vocab_size}, tokenizer.json {tokenizer.vocab_size}"
         )
     with torch.random.fork_rng(devices=[]):
-        model = told.shape.build()
+        model = (
+            beside(told.shape, dtype) if isinstance(told.shape, SideConfig) else told.shape.build()
+        )
     load_weights(model, weights_in(folder))
     if isinstance(process, Gaussian):
         process = process.settled(model)

@@ -111,13 +111,6 @@ class Side(nn.Module):
         store.commit(torch.full((len(x),), x.shape[1]))
         return h, store
 
-    @torch.no_grad()
-    def extend(self, store: Ragged, x: Tokens) -> Features:
-        """The main stream over the next tokens of each row; committing them is the caller's."""
-        at = store.lengths.to(x.device)[:, None] + torch.arange(x.shape[1], device=x.device)
-        seen = beside(at, at, store.length + x.shape[1])
-        return self.model.features(x, mask=seen, at=at, kv=store)
-
     def beside(self, store: Ragged, x: Noisy, seats: Seats) -> NoisyFeatures:
         """The side stream alone."""
         return self.both(store, x[:, :0], x, seats)[1]

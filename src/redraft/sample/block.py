@@ -53,6 +53,10 @@ class Front:
         """Where the block with position `first` begins: blocks are counted from the row's start."""
         return first // self.size * self.size
 
+    def fit(self, sampler: Sampler) -> Sampler:
+        """The sampler as these models were trained: any."""
+        return sampler
+
     def predict(self) -> Predict:
         """For the samplers: beliefs about the open block alone."""
         return Reuse(self.believe) if self.timeless else self.believe

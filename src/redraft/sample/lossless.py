@@ -52,31 +52,28 @@ class Lossless:
         if self.draft < 0 or (self.places is not None and self.places < 1):
             raise BadInput(f"{self.draft} drafts behind {self.places} places: give 0 and 1 or more")
 
-    def begin(self, model, tokens: Int[Tensor, "B L"], size: Int[Tensor, " B"]) -> State:
-        """Read the prompts, all but the last token of each."""
-        store = Ragged(len(tokens))
-        if (longest := int(size.max()) - 1) > 0:
-            model.extend(store, tokens[:, :longest])
-            store.commit(size - 1)
+    def begin(self, tokens: Int[Tensor, "B L"], size: Int[Tensor, " B"]) -> State:
+        """Prompts that nobody has read: the first step does, and drafts behind them."""
         none = tokens[:, :0]
-        return State(store, size, none, none.double())
+        return State(Ragged(len(tokens)), size, none, none.double())
 
     def step(self, model, tokens: Int[Tensor, "B L"], state: State) -> tuple[Tensor, State]:
-        """One pass: the next tokens of each row, K + 1 of which `size` says how many are right."""
-        K = state.drafts.shape[1]
-        last = tokens.gather(1, state.size[:, None] - 1)
-        clean = torch.cat([last, state.drafts], 1)
+        """One pass: tokens that follow in each row; `size` then says how many of them are right."""
+        K, last = state.drafts.shape[1], state.size[:, None] - 1
+        unread = state.store.length == 0
+        begun = tokens[:, : int(state.size.max())] if unread else tokens.gather(1, last)
         places = self.likely(state.sure)
-        anchor = state.size[:, None] - 1 + places
+        anchor = last + places
         masks = torch.full_like(anchor, self.mask_id).repeat_interleave(self.draft, 1)
+        clean = torch.cat([begun, state.drafts], 1)
         h, side = model.both(state.store, clean, masks, Seats.behind(anchor, self.draft))
+        if unread:
+            h = h[torch.arange(len(h), device=h.device)[:, None], last]
         said = model.head(h).argmax(-1)
         right = (state.drafts == said[:, :K]) & (state.sure > 0)
         m = right.long().cumprod(1).sum(1)
-        store = state.store
-        store.commit(m + 1)
-        drafts, sure = self.drafted(model, side, places, m)
-        return said, State(store, state.size + m + 1, drafts, sure)
+        state.store.commit(m + (state.size if unread else 1))
+        return said, State(state.store, state.size + m + 1, *self.drafted(model, side, places, m))
 
     def likely(self, sure: Float[Tensor, "B K"]) -> Int[Tensor, "B P"]:
         """How many drafts may be right: the likeliest numbers, if drafts are right as they say."""
@@ -112,7 +109,7 @@ def write(model, canvas: Canvas, how: Lossless, end: int | None = None) -> Itera
     """
     size = checked(canvas)
     full = (canvas.doc >= 0).sum(1)
-    state, alive = how.begin(model, canvas.tokens, size), size < full
+    state, alive = how.begin(canvas.tokens, size), size < full
     if not bool(alive.all()):
         state = state.rows(alive)
     while alive.any():
@@ -162,8 +159,8 @@ def put(
 def taken(
     canvas: Canvas,
     alive: Bool[Tensor, " B"],
-    tokens: Int[Tensor, "B L"],
-    known: Int[Tensor, " B"],
+    tokens: Int[Tensor, "A L"],
+    known: Int[Tensor, " A"],
     end: int | None,
 ) -> Canvas:
     """The whole canvas after a step. Behind its end a row holds nothing but that."""
