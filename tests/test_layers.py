@@ -42,9 +42,12 @@ MAY_IMPORT = {
     "recipe": f"{RUNS} loading",
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
+    "doctor": (
+        "types errors describe mask weights process model adapt objective data eval foreign loading"
+    ),
     "demo": f"{RUNS} view loading recipe progress reporting",
     "lab": f"{RUNS} view choose loading recipe progress",
-    "commands": f"{RUNS} view choose guided loading recipe progress reporting magpie",
+    "commands": f"{RUNS} view choose guided loading recipe progress reporting magpie doctor",
     "cli": f"{RUNS} view choose guided loading recipe progress reporting demo lab commands",
     "__init__": "errors loading",
     "__main__": "cli",

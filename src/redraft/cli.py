@@ -10,6 +10,7 @@ import typer
 
 from redraft.choose import Kind, Order, options, sampler_of, solver_of
 from redraft.commands.data import app as data
+from redraft.commands.doctor import doctor
 from redraft.errors import BadInput, Diverged
 from redraft.lab.commands import app as lab
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(lab, name="lab")
+app.command()(doctor)
 
 
 @app.callback()

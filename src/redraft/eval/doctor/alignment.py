@@ -1,7 +1,7 @@
 """Whether row i of a network speaks of token i or of token i + 1: measured, on real text."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from redraft.mask import BlockCausal, Full, Mask
-from redraft.types import Rng, Time, Tokens, Where
+from redraft.types import Rng, Tokens, Where
 
 OFFSETS = (-1, 0, 1, 2)
 SURE = 3.0  # standard errors
@@ -27,6 +27,7 @@ class Canvas:
     x: Tokens
     clean: Tokens
     asked: Where
+    noised: Where  # where time is not 0
     mask: Mask
     shown: bool = False  # whether the network is shown the tokens that it is asked for
 
@@ -53,7 +54,7 @@ def causal(rows: Tokens, bos: int | None = None) -> Canvas:
     if bos is not None:
         rows = torch.cat([torch.full_like(rows[:, :1], bos), rows], 1)
     asked = inner(torch.ones_like(rows, dtype=torch.bool))
-    return Canvas("causal", rows, rows, asked, BlockCausal(1), shown=True)
+    return Canvas("causal", rows, rows, asked, asked & False, BlockCausal(1), shown=True)
 
 
 def masked(rows: Tokens, mask_id: int, seed: int = 0) -> Canvas:
@@ -61,7 +62,7 @@ def masked(rows: Tokens, mask_id: int, seed: int = 0) -> Canvas:
     rng = Rng.of(seed, torch.arange(len(rows))).fold("asked")
     hidden = rng.uniform(rows) < 0.5
     x = torch.where(hidden, mask_id, rows)
-    return Canvas("masked", x, rows, inner(hidden), Full())
+    return Canvas("masked", x, rows, inner(hidden), hidden | True, Full())
 
 
 def blocks(rows: Tokens, mask_id: int, size: int, seed: int = 0) -> Canvas:
@@ -74,7 +75,15 @@ def blocks(rows: Tokens, mask_id: int, size: int, seed: int = 0) -> Canvas:
     last = torch.arange(length) >= length - size
     hidden = (rng.uniform(clean) < (0.5 if size > 1 else 1.0)) & last
     x = torch.where(hidden, mask_id, clean)
-    return Canvas("block", x, clean, hidden, BlockCausal(size))
+    return Canvas("block", x, clean, hidden, last.expand(clean.shape), BlockCausal(size))
+
+
+def noised(rows: Tokens, process: Any, t: float, seed: int = 0) -> Canvas:
+    """Half of the text replaced by a process with random tokens: all of it is asked for."""
+    rng = Rng.of(seed, torch.arange(len(rows)))
+    x = process.corrupt(rows, torch.full_like(rows[:, :1], t, dtype=torch.float64), rng)
+    every = torch.ones_like(rows, dtype=torch.bool)
+    return Canvas("noised", x, rows, inner(every), every, Full())
 
 
 def inner(where: Where) -> Where:
@@ -86,11 +95,15 @@ def inner(where: Where) -> Where:
 
 
 def probe(
-    model: Any, canvas: Canvas, t: Callable[[Tokens], Time | None], mask_id: int | None
+    model: Any, canvas: Canvas, t: float | None, mask_id: int | None
 ) -> dict[int, Float[Tensor, " n"]]:
-    """Nats of the tokens asked for, by offset. The last row of a block is followed by none."""
+    """Nats of the tokens asked for, by offset; without one for which a token has no row.
+
+    `t`: of what is noised, for a network that is told it.
+    """
+    time = None if t is None else canvas.noised.double() * t
     with torch.no_grad():
-        h = model.features(canvas.x, t(canvas.x), mask=canvas.mask)
+        h = model.features(canvas.x, time, mask=canvas.mask)
         b, at = canvas.asked.nonzero(as_tuple=True)
         found, length = {}, canvas.x.shape[1]
         for offset in OFFSETS:

@@ -1,11 +1,11 @@
 """Who reacts to whom: one token is changed, and the rows that change are those that see it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from redraft.mask import BlockCausal, Full, Mask
@@ -27,10 +27,9 @@ def others(row: Tokens, vocab_size: int, banned: tuple[int, ...], seed: int) -> 
     return pool[(at + 1 + step.long()) % len(pool)]
 
 
-def changed(row: Tokens, new: Tokens) -> Tokens:
-    """The row itself, then with each position changed alone."""
-    length = row.shape[1]
-    own = torch.eye(length, dtype=torch.bool)
+def changed(row: Tokens, new: Tokens, at: Int[Tensor, " n"]) -> Int[Tensor, "N L"]:
+    """The row itself, then with each of some positions changed alone."""
+    own = torch.arange(row.shape[1]) == at[:, None]
     return torch.cat([row, torch.where(own, new, row)])
 
 
@@ -47,7 +46,7 @@ def reacts(
     row: Tokens,
     vocab_size: int,
     mask: Mask,
-    t: Callable[[Tokens], Time | None],
+    t: float | None = None,
     seeds: int = 2,
     banned: tuple[int, ...] = (),
 ) -> Seen:
@@ -56,12 +55,16 @@ def reacts(
     seen = torch.zeros(length, length, dtype=torch.bool)
     with torch.no_grad():
         for seed in range(seeds):
-            variants = changed(row, others(row, vocab_size, banned, seed))
-            for at in range(0, length, ROWS - 1):
-                part = torch.cat([variants[:1], variants[1:][at : at + ROWS - 1]])
-                found = differs(model.features(part, t(part), mask=mask))
-                seen[:, at : at + len(found)] |= found.T
+            new = others(row, vocab_size, banned, seed)
+            for at in torch.arange(length).split(ROWS - 1):
+                part = changed(row, new, at)
+                seen[:, at] |= differs(model.features(part, clock(part, t), mask=mask)).T
     return seen
+
+
+def clock(x: Tokens, t: float | None) -> Time | None:
+    """The time of every row, for a network that is told it."""
+    return None if t is None else torch.full((len(x), 1), t, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +109,6 @@ def unused(seen: Seen, allowed: Seen) -> float:
     return float((allowed & ~seen).sum()) / float(allowed.sum())
 
 
-def picture(seen: Seen | Float[Tensor, "Q K"], plain: bool = False) -> list[str]:
-    """One column a token, one row a row of the network; two of them a line, if half blocks print.
-
-    The first row is at the top, the first token on the left.
-    """
-    rows = [[bool(cell) for cell in row] for row in seen.tolist()]
-    if plain:
-        return ["".join("#" if cell else "." for cell in row) for row in rows]
-    rows += [[False] * len(rows[0])] if len(rows) % 2 else []
-    marks = {(True, True): "█", (True, False): "▀", (False, True): "▄", (False, False): " "}
-    return [
-        "".join(marks[pair] for pair in zip(upper, lower, strict=True))
-        for upper, lower in zip(rows[::2], rows[1::2], strict=True)
-    ]
+def picture(seen: Seen) -> tuple[str, ...]:
+    """A line a row of the network, the first at the top; # where it reacts to a token."""
+    return tuple("".join("#" if cell else "." for cell in row) for row in seen.tolist())

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from torch import Tensor
 
 from redraft.eval.doctor.attention import changed, differs, others
 from redraft.types import Batch, Features, Objective, Rng, Tokens, Where
 
+MOST = 24  # tokens that are changed
 TRIES = 20  # draws of the noise, until enough of the row is scored
 Pairs = tuple[tuple[int, int], ...]  # (row, the token that it must not react to)
 
@@ -48,7 +49,7 @@ def batch_of(tokens: Tokens, index: Tensor) -> Batch:
 
 def scored(
     objective: Objective, model: Any, tokens: Tokens, index: Tensor, rng: Rng
-) -> tuple[Features, Where]:
+) -> tuple[Float[Tensor, "B _ D"], Where]:
     """The features that the objective asks for, and which positions it scores."""
     recorder = Recorder(model)
     with torch.no_grad():
@@ -65,21 +66,23 @@ def leaks(
     token may be seen by rows of later blocks, and inside its block if it is not hidden.
     """
     length, same = row.shape[1], torch.zeros(1, dtype=torch.long)
+    at = torch.linspace(0, length - 1, min(length, MOST)).long()
     for seed in range(TRIES):
         rng = Rng.of(seed, same)
         _, asked = scored(objective, model, row, same, rng)
         if asked.all() or length <= 4 * int(asked.sum()) <= 3 * length:
             break
-    rows = changed(row, others(row, vocab_size, (), 0))
+    rows = changed(row, others(row, vocab_size, (), 0), at)
     index = same.expand(len(rows)).contiguous()
     rng = Rng(Rng.of(seed, same).key.expand(len(rows)).contiguous())
     h, _ = scored(objective, model, rows, index, rng)
     reacts = differs(h[:, :length]).T & asked[0][:, None]
-    at = torch.arange(length) // (size or length)
-    before, within = at[:, None] > at, at[:, None] == at
-    bad = reacts & ~(before | (within & ~asked[0]))
-    noise = size is not None and h.shape[1] == 2 * length and noisy(objective, model, row, length)
-    return sorted_out(bad, at, noise, int(asked.sum()))
+    block = torch.arange(length) // (size or length)
+    before, within = block[:, None] > block[at], block[:, None] == block[at]
+    bad = reacts & ~(before | (within & ~asked[0, at]))
+    noise = h.shape[1] == 2 * length and noisy(objective, model, row, length)
+    pairs = [(q, int(at[k])) for q, k in bad.nonzero().tolist()]
+    return sorted_out(pairs, block.tolist(), noise, int(asked.sum()))
 
 
 def noisy(objective: Objective, model: Any, row: Tokens, length: int) -> bool:
@@ -89,10 +92,9 @@ def noisy(objective: Objective, model: Any, row: Tokens, length: int) -> bool:
     return bool(differs(h[:, length:]).any())
 
 
-def sorted_out(bad: Bool[Tensor, "Q K"], at: Tensor, noise: bool, count: int) -> Leaks:
+def sorted_out(pairs: list[tuple[int, int]], block: list[int], noise: bool, count: int) -> Leaks:
     """Which pairs are of which kind."""
-    pairs = [(q, k) for q, k in bad.nonzero().tolist()]
     own = tuple(q for q, k in pairs if q == k)
-    later = tuple((q, k) for q, k in pairs if at[k] > at[q])
-    hidden = tuple((q, k) for q, k in pairs if q != k and at[k] <= at[q])
+    later = tuple((q, k) for q, k in pairs if block[k] > block[q])
+    hidden = tuple((q, k) for q, k in pairs if q != k and block[k] <= block[q])
     return Leaks(own, later, hidden, noise, count)

@@ -1,0 +1,1 @@
+"""`redraft doctor`: what a checkpoint is, and whether it is sound."""

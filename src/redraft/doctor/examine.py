@@ -1,0 +1,130 @@
+"""The examination: what is told is read, what can be measured is measured."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from redraft.data.tokenizer import MASKS, named
+from redraft.doctor.chart import Chart, open_chart
+from redraft.doctor.facts import facts, tokens
+from redraft.doctor.probes import inside, probed
+from redraft.doctor.sample import TEXT
+from redraft.errors import BadInput
+from redraft.eval.doctor import numbers
+from redraft.eval.doctor import tokens as tokenizers
+from redraft.eval.doctor.finding import Finding
+from redraft.eval.doctor.report import Report
+from redraft.loading import Pretrained, open_pretrained
+
+LARGE = 2 * 10**9  # parameters, from which on weights keep the numbers of their file
+
+
+def examine(path: str | Path, text: str = TEXT) -> Report:
+    """Everything about a checkpoint. Raises BadInput for one that cannot be read."""
+    chart = open_chart(Path(path))
+    found = tuple(chain(told(chart), fitting(chart, text)))
+    report = Report(str(path), facts(chart), tokens(chart), found)
+    try:
+        small = chart.counts()[0] < LARGE
+        model = open_pretrained(path, torch.float32 if small else None)
+    except BadInput as error:
+        look = numbers.look(chart.tensors())
+        report = add(report, *weighed(chart, look))
+        if report.sound:
+            raise
+        return replace(report, silent=f"it cannot be loaded: {error}")
+    look = numbers.look(renamed(chart, model))
+    report = add(report, *weighed(chart, look))
+    if look.broken:
+        return replace(report, silent="it has numbers that are not finite")
+    return probed(chart, model, report, look.fresh, text)
+
+
+def add(report: Report, *more: Finding) -> Report:
+    """The report with more findings."""
+    return replace(report, findings=(*report.findings, *more))
+
+
+def told(chart: Chart) -> Iterator[Finding]:
+    """What is wrong with what it says of itself."""
+    kind, inner, where = chart.kind, chart.inner, named_by(chart)
+    mask = kind.mask_id if chart.masks else None
+    specials = (mask, kind.eos_id, kind.bos_id, kind.pad_id)
+    yield from tokenizers.ids(tokenizers.Ids(*specials, chart.rows, chart.masks, where), inner)
+    yield from tokenizers.fit(inner, chart.rows, kind.mask_id)
+    yield from numbers.context(chart.config, where)
+    if chart.own is not None:
+        yield from agreed(chart)
+
+
+def named_by(chart: Chart) -> str:
+    """Where its configuration stands."""
+    return "its header" if chart.layout.startswith("GGUF") else "config.json"
+
+
+def agreed(chart: Chart) -> Iterator[Finding]:
+    """Whether the parts of a checkpoint of redraft speak of the same vocabulary."""
+    own = chart.own
+    assert own is not None
+    size = own.process.vocab_size
+    if size != own.shape.vocab_size:
+        yield Finding(
+            f"the noise knows {size} tokens, the network {own.shape.vocab_size}",
+            "config.json",
+            "one of the two was changed by hand: put back the number it was trained with",
+        )
+    mask = named(chart.inner, MASKS)
+    if chart.masks and None not in (mask, chart.kind.mask_id) and mask != chart.kind.mask_id:
+        yield Finding(
+            f"the noise uses token {chart.kind.mask_id} for [MASK], the tokenizer has "
+            f"{chart.inner.id_to_token(mask)} at {mask}",
+            "config.json and tokenizer.json",
+            "put back the tokenizer.json it was trained with, or the mask_id",
+        )
+
+
+def fitting(chart: Chart, text: str) -> Iterator[Finding]:
+    """Whether the tokenizer keeps texts, and its chat template can be read."""
+    yield from tokenizers.round_trip(chart.inner, text)
+
+
+def renamed(chart: Chart, model: Pretrained) -> Iterator[tuple[str, Tensor]]:
+    """The parameters as they were loaded, by the names of the file."""
+    for name, parameter in inside(model.model).named_parameters():
+        theirs = next((names for ours, names in chart.table.items() if ours == name), (name,))
+        yield theirs[0], parameter
+
+
+def weighed(chart: Chart, look: numbers.Numbers) -> Iterator[Finding]:
+    """What is wrong with the numbers."""
+    where = Path(getattr(chart.source, "where", chart.path)).name
+    yield from numbers.weights(look, where)
+    table = chart.find("embedding.weight")
+    if table is None or look.broken or "embedding" in " ".join(look.zero):
+        return
+    if chart.masks:
+        yield from numbers.mask_row(table, chart.kind.mask_id, where)
+    told = chart.raw.get("tie_word_embeddings", chart.raw.get("weight_tying"))
+    if chart.own is None and isinstance(told, bool):
+        yield from numbers.heads(told, table, head_of(chart), f"config.json and {where}")
+
+
+HEADS = ("lm_head.weight", "ff_out.weight", "decoder.weight")
+
+
+def head_of(chart: Chart) -> Tensor | None:
+    """The head that the file has, used or not."""
+    if (found := chart.find("unembedding.weight")) is not None and not tied(chart):
+        return found
+    names = [name for name in chart.source.names() if name.endswith(HEADS) and "." in name]
+    outer = [name for name in names if not any(part.isdigit() for part in name.split("."))]
+    return chart.source.get(outer[0]) if outer else None
+
+
+def tied(chart: Chart) -> bool:
+    """Whether the network uses its embedding as its head."""
+    return bool(getattr(chart.config, "tied", False))

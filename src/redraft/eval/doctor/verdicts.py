@@ -1,0 +1,129 @@
+"""From what was measured to what is wrong."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from redraft.eval.doctor.alignment import Alignment, said
+from redraft.eval.doctor.attention import MISSED, Seen, named, unused
+from redraft.eval.doctor.finding import Finding
+from redraft.eval.doctor.leak import Leaks
+from redraft.eval.doctor.loss import Measured
+
+KNOWS = 0.98  # of the nats of a uniform guess, above which a model knows nothing
+SAW = 0.01  # nats a token, below which it must have seen the answer
+UNTRAINED = "all gains of its norms are 1, so it was never trained"
+TEXT = "the measured loss"
+
+
+def loss(found: Measured, fresh: bool) -> Iterator[Finding]:
+    """Whether a model knows anything of a text, and no more than it can."""
+    if not math.isfinite(found.nats):
+        yield Finding(
+            f"the loss is {found.nats}", TEXT, "look for weights or activations that overflow"
+        )
+    elif found.nats > KNOWS * found.uniform:
+        why = f" ({UNTRAINED})" if fresh else ""
+        yield Finding(
+            f"{found.nats:.2f} nats a token, and a uniform guess has {found.uniform:.2f}: "
+            f"it knows nothing of this text{why}",
+            TEXT,
+            "train it" if fresh else "give --text of the kind it was trained on, or train it",
+        )
+    elif found.nats < SAW:
+        yield Finding(
+            f"{found.nats:.4f} nats a token are too few for text that has to be guessed",
+            TEXT,
+            "it sees what it is scored on, or has learned this text by heart",
+        )
+
+
+def alignment(found: Alignment, offset: int, where: str) -> Iterator[Finding]:
+    """Whether the rows speak of the tokens that the configuration says."""
+    nats = ", ".join(f"i{key:+d}: {value:.2f}" for key, value in found.nats.items())
+    if found.copies:
+        yield Finding(
+            f"row i repeats token i, which it is shown, and does not predict the next "
+            f"({nats} nats)",
+            "its predictions",
+            "it was trained with labels that are not shifted: train again with the next tokens",
+        )
+    elif found.offset is not None and found.offset != offset:
+        yield Finding(
+            f"{said(found.offset)}, and by {where} it should be token i{offset:+d} ({nats} nats)",
+            "its predictions",
+            MENDS.get(
+                (offset, found.offset), "the labels were shifted by another number in training"
+            ),
+        )
+
+
+MENDS = {
+    (0, 1): "load it as a shifted model: its family is one like Dream, not like LLaDA",
+    (1, 0): "load it as one that is not shifted: its family is one like LLaDA, not like Dream",
+}
+
+
+def family(found: Alignment, other: Alignment) -> Iterator[Finding]:
+    """Whether a network is of the other kind: it knows nothing as it is said to be used."""
+    if found.offset is not None or other.offset is None:
+        return
+    is_said = "a diffusion model" if other.layout == "causal" else "autoregressive"
+    really = "autoregressive" if other.layout == "causal" else "a diffusion model"
+    yield Finding(
+        f"it is said to be {is_said} and acts as {really}: {other.best:.2f} nats so, "
+        f"{found.best:.2f} as it is said",
+        "its predictions",
+        "mend model_type: these are weights of another kind of model",
+    )
+
+
+def layout(seen: Seen, allowed: Seen, fresh: bool, where: str) -> Iterator[Finding]:
+    """Whether rows react to the tokens that the mask allows, and to no other."""
+    told = named(allowed)
+    if bool((seen & ~allowed).any()):
+        q, k = (seen & ~allowed).nonzero()[0].tolist()
+        yield Finding(
+            f"attention is {named(seen)}, and by {where} {told}: row {q} reacts to token {k}",
+            "its reaction to changed tokens",
+            "the network does not keep to its mask, so what it writes is not what it was scored on",
+        )
+    elif unused(seen, allowed) > MISSED and not fresh:
+        yield Finding(
+            f"attention is {named(seen)}, and by {where} {told}: "
+            f"{100 * unused(seen, allowed):.0f} % of what it may see it does not use",
+            "its reaction to changed tokens",
+            "attention seems dead, or has a window that the configuration does not tell",
+        )
+
+
+def leaks(found: Leaks) -> Iterator[Finding]:
+    """Whether an answer stands in the question."""
+    if found.own:
+        yield Finding(
+            f"{len(found.own)} of {found.scored} scored rows see their own token, such as row "
+            f"{found.own[0]}",
+            "its objective",
+            "score masked positions only, or shift the input of a next-token network",
+        )
+    for pairs, kind in ((found.later, "later"), (found.hidden, "hidden")):
+        if pairs:
+            q, k = pairs[0]
+            yield Finding(
+                f"{kind} tokens leak: the scored row {q} reacts to token {k}, and "
+                f"{len(pairs) - 1} more such pairs",
+                "its objective",
+                "its loss is no bound; mend the attention mask it is trained with",
+            )
+    if found.noise:
+        yield Finding(
+            "clean text sees the noisy copy beside it",
+            "its objective",
+            "the clean half must not react to the noise: mend the mask of noisy|clean",
+        )
+
+
+def finite(seen: Seen) -> bool:
+    """Whether anything reacts at all: NaN does not."""
+    return bool(torch.diagonal(seen).any())
