@@ -4,6 +4,7 @@ They name their weights alike, some behind the prefix `backbone.`.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from redraft.model.dit import DitConfig
@@ -41,6 +42,55 @@ TABLES = (  # what follows from the configuration
 )
 
 
+TOKENIZER = "the tokenizer.json of what it was trained with (mostly GPT-2's)"
+ENDS = (("min", 1e-3), ("max", 1.0))  # of BD3-LM's mask rates
+EPS = 1e-3  # the share of the text that their usual schedule leaves at the end
+
+
+@dataclass(frozen=True)
+class Masked:
+    """MDLM: masks, log-linear."""
+
+    masks = True
+    eps: float = EPS
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """BD3-LM: masks, block after block, mask rates between two ends."""
+
+    masks = True
+    size: int
+    low: float = EPS
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Random:
+    """UDLM: random tokens, log-linear."""
+
+    masks = False
+    eps: float = EPS
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """GIDD: masks with random tokens on the way."""
+
+    masks = True
+    p_uniform: float
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """SEDD: the network's numbers are ratios. Without `most` its noise is log-linear."""
+
+    masks: bool
+    scaled: bool
+    least: float = EPS
+    most: float | None = None
+
+
 def mine(raw: Mapping[str, Any], names: Collection[str]) -> bool:
     """SEDD says no type, but its graph of single-token changes."""
     return raw.get("model_type") in TYPES[:-1] or is_sedd(raw)
@@ -55,7 +105,23 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     """The network. What noise it was trained against is for a layer that knows noise."""
     config = config_of(raw)
     prefix = "backbone." if any(name.startswith("backbone.") for name in names) else ""
-    return Read(config, table(config, prefix), kind_of(raw, config), TABLES)
+    return Read(config, table(config, prefix), kind_of(raw, config), TABLES, noise_of(raw))
+
+
+def noise_of(raw: Mapping[str, Any]) -> Masked | Blocks | Random | Hybrid | Entropy:
+    """What the network learned to undo."""
+    if is_sedd(raw):
+        noise, scaled = raw["noise"], bool(raw["model"].get("scale_by_sigma", False))
+        masks = raw["graph"]["type"] == "absorb"
+        if noise["type"] == "geometric":
+            return Entropy(masks, scaled, float(noise["sigma_min"]), float(noise["sigma_max"]))
+        return Entropy(masks, scaled)
+    if raw["model_type"] == "dit":
+        return Hybrid(float(raw.get("p_uniform", 0.0)))
+    if raw["model_type"] == "bd3lm":
+        ends = (float(raw.get(f"sampling_eps_{end}", usual)) for end, usual in ENDS)
+        return Blocks(raw["block_size"], *ends)
+    return Random() if raw["model_type"] == "udlm" else Masked()
 
 
 def kind_of(raw: Mapping[str, Any], config: DitConfig) -> Kind:

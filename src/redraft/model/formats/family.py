@@ -95,7 +95,7 @@ class Read:
     weights: Weights
     kind: Kind
     unused: tuple[str, ...] = ()  # names, or ends of names, of tensors that say nothing new
-    told: Any = None  # a process and an objective of its own, where kind does not say them
+    noise: Any = None  # what it learned to undo, where that is not plain masks: a value of its own
 
 
 def numbered(table: Mapping[str, str], depth: int) -> dict[str, str]:

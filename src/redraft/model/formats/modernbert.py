@@ -47,8 +47,8 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
             raise BadInput(f"{option} {raw[option]!r} is not offered: gelu")
     fields = {ours: needed(raw, theirs) for ours, theirs in FIELDS.items()}
     options = {o: raw[t] for o, t in OPTIONS.items() if raw.get(t) is not None}
-    if "rope_theta" in options and "local_rope_theta" in raw and "local_theta" not in options:
-        options["local_theta"] = options["rope_theta"]  # null: the same for all layers
+    if "rope_theta" in options:  # no other is named: the same for all layers
+        options.setdefault("local_theta", options["rope_theta"])
     reach = raw.get("local_attention", 128) // 2
     config = ModernBertConfig(**fields, reach=reach, **options)
     kind = Kind(causal=False, shifted=False, **ids(raw))
