@@ -31,7 +31,10 @@ MAY_IMPORT = {
     "data": "types errors files describe",
     "train": "types errors files describe levels weights data",
     "eval": "types errors files levels mask condition data objective view",
-    "foreign": "types errors describe schedule mask weights process model adapt objective data",
+    "noise": "types schedule mask process model adapt objective",
+    "foreign": (
+        "types errors describe schedule mask weights process model adapt objective data noise"
+    ),
     "loading": (
         "types errors describe schedule mask cache weights condition process model adapt objective "
         "sample data foreign"

@@ -18,6 +18,7 @@ from redraft.model.formats import find
 from redraft.model.formats.family import Kind, Read, Source
 from redraft.model.formats.gguf import open_checkpoint
 from redraft.model.formats.hf import Tensors, network
+from redraft.noise import Aim, aim
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder
 from redraft.objective.nelbo import NELBO
@@ -66,7 +67,16 @@ def parts(folder: Path) -> tuple[dict[str, Any], Source, Any]:
         raise BadInput(f"{folder}: an adapter without its base: it has no config.json")
     raw = configured(folder)
     tensors = Tensors(folder)
-    return raw, tensors, read_inner(folder / "tokenizer.json")
+    return raw, tensors, read_inner(present(folder / "tokenizer.json", raw, tensors))
+
+
+def present(path: Path, raw: Mapping[str, Any], tensors: Source) -> Path:
+    """The same path. BadInput, with what to put there, for families that publish none."""
+    if not path.is_file():
+        hint = getattr(find.family(raw, tensors.names()), "TOKENIZER", None)
+        if hint is not None:
+            raise BadInput(f"{path}: no such file; the checkpoint comes without: put there {hint}")
+    return path
 
 
 def configured(folder: Path) -> dict[str, Any]:
@@ -90,19 +100,19 @@ def assembled(
         kind = completed(read, inner)
     except BadInput as error:
         raise BadInput(f"{tensors.where}: {error}") from None
-    model = network(read, tensors, dtype)
-    size = read.config.vocab_size + (kind.mask_id == read.config.vocab_size)
-    process = Mixing(size, kind.mask_id)
-    mask, trained = aims(kind, process) if read.told is None else read.told(kind, process)
+    model, V = network(read, tensors, dtype), read.config.vocab_size
+    size = V + (kind.mask_id == V)
+    goal = plain(kind, size) if read.noise is None else aim(read.noise, size, kind)
+    model = goal.wrapped(wrapped(model, kind, spare=size > V))
     tokenizer = Tokenizer(inner, kind.mask_id, kind.eos_id)
-    model = wrapped(model, kind, spare=size > read.config.vocab_size)
-    return Foreign(model, tokenizer, process, mask, trained, read.config.max_len, raw)
+    parts = (goal.process, goal.mask, goal.trained)
+    return Foreign(model, tokenizer, *parts, read.config.max_len, raw)
 
 
 def completed(read: Read, inner: Any) -> Kind:
     """The kind with the ids that only the tokenizer knows. Raises BadInput for impossible ones."""
     kind, V = guessed(read, inner), read.config.vocab_size
-    if kind.mask_id is None:
+    if kind.mask_id is None and (read.noise is None or read.noise.masks):
         raise BadInput("no mask token: neither mask_token_id in config.json nor in tokenizer.json")
     if kind.eos_id is None:
         raise BadInput("no end of text: neither eos_token_id in config.json nor in tokenizer.json")
@@ -119,22 +129,26 @@ def completed(read: Read, inner: Any) -> Kind:
 def guessed(read: Read, inner: Any) -> Kind:
     """The kind with what the tokenizer adds, possible or not; None where nobody says an id.
 
-    A causal network without a mask gets an id of its own for it, behind all others.
+    A causal network without a mask gets an id of its own for it, behind all others. Where noise
+    has masks that no tokenizer knows, it is the network's last id.
     """
     kind, V = read.kind, read.config.vocab_size
     mask = named(inner, MASKS) if kind.mask_id is None else kind.mask_id
+    if read.noise is not None:
+        mask = (V - 1 if mask is None else mask) if read.noise.masks else None
     ends = named(inner, ENDS) if kind.eos_id is None else kind.eos_id
     mask = V if kind.causal and (mask is None or mask >= V) else mask
     return replace(kind, mask_id=mask, eos_id=ends)
 
 
-def aims(kind: Kind, process: Mixing) -> tuple[Mask, Objective]:
-    """What may see what, and what it was trained with."""
+def plain(kind: Kind, size: int) -> Aim:
+    """What a checkpoint that says nothing of its noise was trained with: masks, if any."""
+    process = Mixing(size, kind.mask_id)
     if kind.causal:
-        return BlockCausal(1), CrossEntropy(process)
+        return Aim(process, BlockCausal(1), CrossEntropy(process))
     if kind.block is not None:
-        return BlockCausal(kind.block), BlockAnyOrder(process, kind.block)
-    return Full(), NELBO(process)
+        return Aim(process, BlockCausal(kind.block), BlockAnyOrder(process, kind.block))
+    return Aim(process, Full(), NELBO(process))
 
 
 def wrapped(model: nn.Module, kind: Kind, spare: bool) -> nn.Module:

@@ -141,11 +141,12 @@ class Mixture(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         token = order // chosen.shape[-1]
         counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
-        # An expert without tokens is visited in training: all ranks then have the same gradients.
+        # In training also those without tokens: all ranks then have the same gradients.
+        every = torch.is_grad_enabled() or not chosen.numel()
         said = [
             expert(part)
             for expert, part in zip(self.experts, flat[token].split(counts), strict=True)
-            if len(part) or torch.is_grad_enabled()
+            if every or len(part)
         ]
         said = torch.cat(said) * share.flatten()[order, None].to(said[0].dtype)
         mixed = torch.zeros_like(flat).index_add(0, token, said.to(flat.dtype)).view_as(x)

@@ -76,7 +76,7 @@ def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
         "architectures": ["LLaDAModelLM"],
         "model_type": "llada",
         "attention_bias": config.attention_bias,
-        "head_dim": config.size,
+        "head_dim": config.head_size,
         "qk_layernorm": config.qk_norm,
         "num_experts": experts.number,
         "num_experts_per_tok": experts.active,
