@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "levels": "types",
     "describe": "errors",
     "files": "errors",
+    "fetch": "errors",
+    "names": "errors files fetch",
     "weights": "errors",
     "condition": "types errors",
     "process": "types schedule draw errors",
@@ -28,7 +30,7 @@ MAY_IMPORT = {
     "adapt": "types describe schedule mask cache errors weights model",
     "objective": "types schedule mask condition process errors",
     "sample": "types schedule mask draw cache process errors",
-    "data": "types errors files describe",
+    "data": "types errors files fetch describe",
     "train": "types errors files describe levels weights data",
     "eval": "types errors files levels mask condition data objective view",
     "noise": "types schedule mask process model adapt objective",
@@ -37,7 +39,7 @@ MAY_IMPORT = {
     ),
     "loading": (
         "types errors describe schedule mask cache weights condition process model adapt objective "
-        "sample data foreign"
+        "sample data foreign names"
     ),
     "guided": "types errors condition process objective sample loading",
     "choose": "errors process sample",

