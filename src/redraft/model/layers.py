@@ -15,6 +15,8 @@ from redraft.model.rope import Stretch
 from redraft.types import Features
 
 Angles = tuple[Float[Tensor, "*C 1 L Dr"], Float[Tensor, "*C 1 L Dr"]]  # cos and sin
+Act = Callable[[Float[Tensor, "*N D"]], Float[Tensor, "*N D"]]
+NormOf = Callable[[int, float], nn.Module]  # of vectors of a width, with an epsilon
 Kv = Float[Tensor, "B H L _"]  # values may be of another size than keys
 Query, Stored = Float[Tensor, "B H L Dh"], Float[Tensor, "B G K Dh"]
 
@@ -65,22 +67,27 @@ def enter(
     mask: Mask,
     at: Int[Tensor, "B L"] | None,
     size: int,
-    theta: float,
+    theta: float | None,
     kv: Store | None = None,
     stretch: Stretch | None = None,
-) -> tuple[Features, Angles, Sight]:
-    """What all layers are given: the stream in autocast's dtype, the angles, the mask."""
+) -> tuple[Features, Angles | None, Sight]:
+    """What all layers are given: the stream in autocast's dtype, the angles, the mask.
+
+    No theta, no angles: positions are told in another way.
+    """
     B, L, _ = h.shape
     if torch.is_autocast_enabled(h.device.type):  # the residual stream at half the bandwidth
         h = h.to(torch.get_autocast_dtype(h.device.type))
     before = 0 if kv is None else kv.length
     at = torch.arange(before, before + L, device=h.device) if at is None else at
-    angles = rotary(at, size, theta, h.dtype, stretch)
+    angles = None if theta is None else rotary(at, size, theta, h.dtype, stretch)
     return h, angles, sight(mask, B, L, h.device, before)
 
 
-def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles) -> Float[Tensor, "B H L Dh"]:
+def rotate(x: Float[Tensor, "B H L Dh"], angles: Angles | None) -> Float[Tensor, "B H L Dh"]:
     """Turn each pair (i, i + n/2) of the first n features by its position's angle."""
+    if angles is None:
+        return x
     cos, sin = angles
     n = cos.shape[-1]
     if n < x.shape[-1]:  # what lies behind is not told where it is
@@ -119,7 +126,12 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(heads.size, heads.norm_eps)
 
     def forward(
-        self, x: Features, angles: Angles, seen: Sight, kv: Store | None = None, layer: int = 0
+        self,
+        x: Features,
+        angles: Angles | None,
+        seen: Sight,
+        kv: Store | None = None,
+        layer: int = 0,
     ) -> Features:
         """Every position reads the positions that it may see."""
         B, L, _ = x.shape
@@ -148,17 +160,47 @@ def grouped(q: Query, k: Stored, v: Stored, seen: Sight, stored: bool) -> Query:
     return attend(q.reshape(B, -1, groups * L, Dh), k, v, one).reshape(B, H, L, Dh)
 
 
+def silu(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+    """x sigmoid(x)."""
+    return F.silu(x)
+
+
+def gelu(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+    """x times the chance that a normal number is below it."""
+    return F.gelu(x)
+
+
+def gelu_tanh(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+    """The older approximation of it (GPT-2)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def relu(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+    """Nothing below zero."""
+    return F.relu(x)
+
+
+def rms_norm(width: int, eps: float) -> nn.Module:
+    """Llama's."""
+    return RMSNorm(width, eps)
+
+
+def layer_norm(width: int, eps: float) -> nn.Module:
+    """GPT-2's: centred, with a gain and a bias."""
+    return nn.LayerNorm(width, eps)
+
+
+def centred_norm(width: int, eps: float) -> nn.Module:
+    """The same without the bias."""
+    return nn.LayerNorm(width, eps, bias=False)
+
+
 class SwiGLU(nn.Module):
     """down(act(gate x) * up x): with silu SwiGLU, with gelu GEGLU (Shazeer 2020)."""
 
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        bias: bool = False,
-        act: Callable[[Tensor], Tensor] = F.silu,
-    ):
+    def __init__(self, width: int, hidden: int, bias: bool = False, act: Act = silu):
         super().__init__()
+        self.act = act
         self.gate = nn.Linear(width, hidden, bias)
         self.up = nn.Linear(width, hidden, bias)
         self.down = nn.Linear(hidden, width, bias)
@@ -167,3 +209,17 @@ class SwiGLU(nn.Module):
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """Position by position."""
         return self.down(self.act(self.gate(x)) * self.up(x))
+
+
+class Plain(nn.Module):
+    """down(act(up x)): the feed-forward before gates."""
+
+    def __init__(self, width: int, hidden: int, bias: bool, act: Act):
+        super().__init__()
+        self.act = act
+        self.up = nn.Linear(width, hidden, bias)
+        self.down = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        """Position by position."""
+        return self.down(self.act(self.up(x)))

@@ -1,4 +1,4 @@
-"""The decoder family: Llama, Qwen and their kind. Its attention mask makes it causal,
+"""The decoder family: Llama, Qwen, GPT-2 and their kind. Its attention mask makes it causal,
 bidirectional or blockwise; nothing else changes.
 """
 
@@ -12,7 +12,21 @@ from redraft.errors import BadInput
 from redraft.mask import Mask
 from redraft.model.attention import Sight
 from redraft.model.latent_attention import LatentHeads
-from redraft.model.layers import Angles, Attention, Heads, RMSNorm, Store, SwiGLU, enter
+from redraft.model.layers import (
+    Act,
+    Angles,
+    Attention,
+    Heads,
+    NormOf,
+    Plain,
+    Store,
+    SwiGLU,
+    enter,
+    gelu_tanh,
+    layer_norm,
+    rms_norm,
+    silu,
+)
 from redraft.model.moe import Experts, Routing, sigmoid
 from redraft.model.rope import Llama3, Stretch
 from redraft.types import Features, Logits, Time, Tokens
@@ -29,7 +43,7 @@ class LlamaConfig:
     n_kv_heads: int
     hidden: int  # of the feed-forward
     max_len: int
-    rope_theta: float = 10000.0
+    rope_theta: float | None = 10000.0  # None: positions are learned, in place of rotary ones
     norm_eps: float = 1e-5
     attention_bias: bool = False  # on q, k and v (Qwen2)
     mlp_bias: bool = False
@@ -42,6 +56,12 @@ class LlamaConfig:
     experts: Experts | None = None  # in place of one feed-forward
     latent: LatentHeads | None = None  # in place of grouped-query attention
     stretch: Stretch | None = None  # of rotary positions
+    norm: NormOf = rms_norm
+    act: Act = silu  # of the feed-forward
+    gated: bool = True  # whether the feed-forward is
+    head_bias: bool = False
+    embed_scale: float = 1.0  # what the input vectors are multiplied by
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for field in ("vocab_size", "width", "depth", "n_heads", "n_kv_heads", "hidden"):
@@ -53,7 +73,7 @@ class LlamaConfig:
                 f"width {self.width}, {self.n_heads} heads, {self.n_kv_heads} key-value heads: "
                 "each must be a multiple of the next"
             )
-        if self.turned % 2 or self.turned < 1:
+        if self.rope_theta is not None and (self.turned % 2 or self.turned < 1):
             raise BadInput(f"heads of size {self.turned}: rotary needs it even")
 
     @property
@@ -87,7 +107,8 @@ class LlamaConfig:
     def mlp(self, layer: int) -> nn.Module:
         """The feed-forward of a layer."""
         if self.experts is None or layer in self.experts.dense:
-            return SwiGLU(self.width, self.hidden, self.mlp_bias)
+            feed = SwiGLU if self.gated else Plain
+            return feed(self.width, self.hidden, self.mlp_bias, self.act)
         return self.experts.build(self.width)
 
     def build(self) -> "Llama":
@@ -100,13 +121,18 @@ class Layer(nn.Module):
 
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
-        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention_norm = config.norm(config.width, config.norm_eps)
         self.attention = config.attention()
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp_norm = config.norm(config.width, config.norm_eps)
         self.mlp = config.mlp(layer)
 
     def forward(
-        self, x: Features, angles: Angles, seen: Sight, kv: Store | None = None, layer: int = 0
+        self,
+        x: Features,
+        angles: Angles | None,
+        seen: Sight,
+        kv: Store | None = None,
+        layer: int = 0,
     ) -> Features:
         """One layer."""
         x = x + self.attention(self.attention_norm(x), angles, seen, kv, layer)
@@ -114,7 +140,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """Touvron et al. 2023, with the options that Qwen2 and Qwen3 need. Ignores t."""
+    """Touvron et al. 2023, with the options that its successors and GPT-2 need. Ignores t."""
 
     timed = False  # a prediction stays valid while the tokens do
     stores = True  # can go on behind keys and values
@@ -123,9 +149,11 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
+        learned = config.rope_theta is None
+        self.position = nn.Embedding(config.max_len, config.width) if learned else None
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.depth))
-        self.norm = RMSNorm(config.width, config.norm_eps)
-        self.unembedding = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.norm = config.norm(config.width, config.norm_eps)
+        self.unembedding = nn.Linear(config.width, config.vocab_size, config.head_bias)
         if config.tied:
             self.unembedding.weight = self.embedding.weight
         self.reset()
@@ -139,9 +167,17 @@ class Llama(nn.Module):
             elif weight.ndim == 2:
                 weight.normal_(std=self.config.init_std)
 
-    def embed(self, x: Tokens) -> Features:
-        """The input vectors of the tokens."""
-        return self.embedding(x)
+    def embed(self, x: Tokens, at: Tokens | None = None, before: int = 0) -> Features:
+        """The input vectors of the tokens, at some positions or behind others."""
+        h = self.embedding(x)
+        h = h if self.config.embed_scale == 1 else h * self.config.embed_scale
+        if self.position is None:
+            return h
+        end = before + x.shape[1]
+        if at is None and end > self.config.max_len:
+            raise BadInput(f"{end} positions, but the network has learned {self.config.max_len}")
+        at = torch.arange(before, end, device=x.device) if at is None else at
+        return h + self.position(at)
 
     def features(
         self,
@@ -156,7 +192,7 @@ class Llama(nn.Module):
 
         With `kv` the row goes on behind what is stored there, and `mask` speaks of both.
         """
-        shape, h = self.config, self.embed(x)
+        shape, h = self.config, self.embed(x, at, 0 if kv is None else kv.length)
         h, angles, seen = enter(h, mask, at, shape.turned, shape.rope_theta, kv, shape.stretch)
         for i, layer in enumerate(self.layers):
             h = layer(h, angles, seen, kv, i)
@@ -164,11 +200,12 @@ class Llama(nn.Module):
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Features to logits."""
-        return self.unembedding(h)
+        logits = self.unembedding(h)
+        return logits if self.config.logit_scale == 1 else logits * self.config.logit_scale
 
     def head_parameters(self) -> list[Tensor]:
         """What `head` trains."""
-        return [self.unembedding.weight]
+        return list(self.unembedding.parameters())
 
     def forward(
         self, x: Tokens, t: Time | None = None, *, mask: Mask, at: Tokens | None = None
@@ -183,6 +220,17 @@ EXAMPLES = (
     LlamaConfig(19, 32, 1, 2, 1, 48, 16, qk_norm=True, rope_theta=500.0),
     LlamaConfig(
         19, 32, 1, 2, 1, 48, 16, head_size=12, out_bias=True, stretch=Llama3(8.0, 1.0, 4.0, 8)
+    ),
+    LlamaConfig(
+        *(19, 32, 2, 4, 4, 48, 16),
+        rope_theta=None,
+        attention_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        tied=True,
+        norm=layer_norm,
+        act=gelu_tanh,
+        gated=False,
     ),
     LlamaConfig(19, 32, 2, 4, 2, 48, 16, head_size=12, rotary_dim=4, experts=Experts(3, 2, 16)),
     LlamaConfig(

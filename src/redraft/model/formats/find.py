@@ -9,7 +9,7 @@ from typing import Any
 
 from redraft.errors import BadInput
 from redraft.model import formats
-from redraft.model.formats.family import Read
+from redraft.model.formats.family import Kind, Read
 
 
 @cache
@@ -48,3 +48,15 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
         raise BadInput(f"config.json lacks {error}") from None
     except (TypeError, AttributeError, ZeroDivisionError) as error:
         raise BadInput(f"config.json has a value of the wrong kind ({error})") from None
+
+
+def write(config: Any, kind: Kind) -> dict[str, Any]:
+    """The config.json of a network in the first layout that has all it needs. Raises BadInput."""
+    why = []
+    for module in families():
+        if isinstance(config, getattr(module, "WRITES", ())):
+            try:
+                return module.write(config, kind)
+            except BadInput as error:
+                why.append(str(error))
+    raise BadInput("; ".join(why) or f"no layout is known for {type(config).__name__}")

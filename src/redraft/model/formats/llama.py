@@ -6,10 +6,12 @@ from typing import Any
 
 from redraft.errors import BadInput
 from redraft.model.formats.family import Kind, Read, Take, ids, needed, numbered
+from redraft.model.layers import rms_norm, silu
 from redraft.model.llama import LlamaConfig
 from redraft.model.rope import Even, Llama3, Stretch, Yarn
 
-TYPES = ("llama",)
+TYPES = ("llama", "mistral", "a2d-llama")
+CLASSES = {"llama": "LlamaForCausalLM", "a2d-llama": "A2DLlamaLMHeadModel"}
 OUTER = {"embedding.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
 LAYER = {
     "layers.*.attention_norm.weight": "layers.*.input_layernorm.weight",
@@ -30,9 +32,13 @@ UNUSED = (".rotary_emb.inv_freq",)
 
 
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
-    """A causal Llama."""
+    """A causal Llama, or dLLM's, which sees both ways and is not shifted."""
+    causal = not raw["model_type"].startswith("a2d")
+    if (raw.get("sliding_window") or math.inf) < raw["max_position_embeddings"]:
+        raise BadInput("sliding windows of attention are not offered: sliding_window")
     config = shape(raw, names, attention_bias=raw.get("attention_bias", False))
-    return layout(config, names, Kind(causal=True, shifted=True, **ids(raw)))
+    block = None if causal else raw.get("block_size")
+    return layout(config, names, Kind(causal, causal, block=block, **ids(raw)))
 
 
 def shape(
@@ -131,12 +137,14 @@ def named(config: LlamaConfig) -> dict[str, str]:
 
 
 def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
-    """The config.json of a causal Llama."""
-    if config.attention_bias != config.out_bias or config.qk_norm:
+    """The config.json of a Llama that is causal, or sees both ways and is not shifted."""
+    fits = kind.causal == kind.shifted and config.attention_bias == config.out_bias
+    if not fits or config.qk_norm or kind.block is not None:
         raise BadInput("Llama's layout has biases on all of attention or on none, and no qk_norm")
+    name = "llama" if kind.causal else "a2d-llama"
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [CLASSES[name]],
+        "model_type": name,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
         "head_dim": config.size,
@@ -144,7 +152,12 @@ def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
 
 
 def words(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
-    """What every family in this layout says alike."""
+    """What every family in this layout says alike. Raises BadInput for another network."""
+    plain = (config.norm, config.act, config.gated) == (rms_norm, silu, True)
+    whole = config.experts is None and config.latent is None and config.rotary_dim is None
+    same = config.embed_scale == config.logit_scale == 1 and not config.head_bias
+    if not (plain and whole and same) or config.rope_theta is None:
+        raise BadInput("Llama's layout is for networks with its norms, feed-forward and positions")
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
