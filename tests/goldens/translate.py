@@ -12,6 +12,8 @@ BY_PROJECT = {
     ("losses", "kuleshov-group/discrete-diffusion-guidance"): ("uniform", "loss"),
     ("losses", "louaaron/Score-Entropy"): ("sedd", "loss"),
     ("losses", "dvruette/gidd"): ("gidd", "loss"),
+    ("losses", "ZHZisZZ/dllm"): ("trainers", "dllm"),
+    ("losses", "HKUNLP/DiffuLLaMA"): ("trainers", "diffullama"),
     ("losses", "cloneofsimo/d3pm"): ("steps", "hybrid"),
     ("losses", "Hzfinfdu/Diffusion-BERT"): ("steps", "absorbed"),
     ("samplers", "kuleshov-group/mdlm"): ("ancestral", "masked"),
