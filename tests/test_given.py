@@ -177,7 +177,6 @@ def test_what_each_recipe_evaluates(work):
     process = Mixing(258, 257)
     wanted = {
         "a2d": AnyOrder(process),
-        "a2d size=4": BlockAnyOrder(process, 4),
         "diffullama": AnyOrder(process),
         "dream": AnyOrder(process),
         "nbdiff size=8": BlockAnyOrder(process, 8, causal=True),
