@@ -10,6 +10,7 @@ from redraft.mask import BlockCausal, BlockDiffusion, Documents, Full, Mask
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Score
 from redraft.schedule import Linear
+from tests.goldens import blocks
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.networks import Network, grad_norm, network
 
@@ -29,11 +30,17 @@ class Table(Mask):
 def architecture(case: Case) -> dict:
     """What the case asks for, by the arrays that it brings."""
     found = network(case.checkpoint)
-    if "labels" in case and "loss" in case.outputs:
-        return next_token(case, found)
+    if "loss" in case.outputs:
+        if "p_mask_at_masked" in case:
+            return blocks.weighed(case, found)
+        return (blocks.complementary if "u_mask" in case else next_token)(case, found)
     with torch.no_grad():
         if "hidden_states" in case.outputs and "input_ids" not in case:
             return {"hidden_states": hidden(found, case.beside["full__input_ids"])}
+        if "remasking_strategy" in case.settings:
+            return blocks.written(case, found)
+        if "replace_from" in case:
+            return {"logits": blocks.resumed(case, found)}
         if "prompt" in case:
             return {"tokens": greedy(found, case["prompt"], case["tokens"].shape[1])}
         if "prefix_len" in case:
@@ -46,10 +53,11 @@ def architecture(case: Case) -> dict:
 def visible(case: Case, found: Network, x: Tensor) -> Mask:
     """Who may see whom: as a table, or by what kind of network it is and which tokens are real."""
     for name in TABLES:
-        if name in case and case[name].ndim > 2:
+        if name in case and case[name].ndim > (name == "attention_mask") + 1:
             table = case[name].bool()
             return Table(table.view(-1, *table.shape[-2:]).expand(len(x), -1, -1))
-    mask = BlockCausal(1) if found.kind.causal else Full()
+    causal = found.kind.causal or case.about.get("note") == "annealing ratio 0"
+    mask = BlockCausal(1) if causal else Full()
     return mask & Documents(case["attention_mask"] - 1) if "attention_mask" in case else mask
 
 
