@@ -10,9 +10,16 @@ from redraft.describe import build, describe
 from redraft.errors import BadInput
 from redraft.mask import Full
 from redraft.model.llama import LlamaConfig
-from redraft.model.moe import Experts, Routing, balance, sigmoid, softmax
+from redraft.model.moe import Experts, Routing, sigmoid, softmax
+from redraft.objective.nelbo import NELBO
+from redraft.process.mixing import Mixing
+from redraft.train.optim import AdamW
+from redraft.train.parallel import Precision, recompute
+from redraft.train.step import train_step
+from redraft.types import Batch
 
 WIDTH = 6
+FULL = Precision(torch.float32, "")
 SHAPES = {
     "plain": Experts(5, 2, 4),
     "one": Experts(5, 1, 4, routing=Routing(sigmoid, bias=True)),
@@ -147,21 +154,42 @@ def test_it_counts_in_training_alone_and_the_bias_evens_the_load_out():
     for _ in range(60):
         layer(x)
         shares.append(layer.router.load / layer.router.load.sum())
-        balance(layer)
+        layer.router.balance()
         assert not layer.router.load.any()
     assert shares[0].max() > 0.25 and shares[-1].max() < 0.16
     assert shares[0].min() < 0.03 and shares[-1].min() > 0.09
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_training_step_evens_the_load_out(again):
+    """On the loads of all its micro-batches; computed twice, the experts are the same."""
+    torch.manual_seed(0)
+    shape = Experts(4, 1, 6, routing=Routing(sigmoid, bias=True, rate=0.5))
+    model = LlamaConfig(19, 8, 1, 2, 2, 12, 16, experts=shape).build()
+    if again:
+        recompute(model)
+    rows = torch.randint(18, (6, 8), generator=torch.Generator().manual_seed(1))
+    batch = Batch(rows, rows >= 0, torch.zeros_like(rows), torch.arange(6), rows=6)
+    loads, router = [], model.layers[0].mlp.router
+    even = router.balance
+    router.balance = lambda: (loads.append(router.load.clone()), even())
+    for _ in range(2):
+        optims = AdamW(1e-3).build(model)
+        train_step(model, NELBO(Mixing(19, 18)), optims, batch.split(2), 0, 1.0, FULL)
+    assert [int(load.sum()) for load in loads] == [48 * (1 + again)] * 2
+    want = sum(0.5 * (load.double().mean() - load).sign() for load in loads)
+    torch.testing.assert_close(router.bias.double(), want)
 
 
 def test_one_step_of_balance_is_the_sign_of_what_is_missing():
     layer = drawn(Experts(3, 1, 4, routing=Routing(sigmoid, bias=True, rate=0.25)))
     start = layer.router.bias.clone()
     layer.router.load.copy_(torch.tensor([9, 0, 3]))
-    balance(layer)
+    layer.router.balance()
     moved = layer.router.bias - start
     torch.testing.assert_close(moved, torch.tensor([-0.25, 0.25, 0.25], dtype=torch.float64))
     layer.router.load.fill_(4)
-    balance(layer)
+    layer.router.balance()
     torch.testing.assert_close(layer.router.bias - start, moved)
 
 

@@ -97,7 +97,7 @@ class Router(nn.Module):
         share = (ranked if routing.counted else score).gather(-1, chosen)
         if routing.normalised:
             share = share / (share.sum(-1, keepdim=True) + 1e-20)
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self.load += chosen.flatten().bincount(minlength=self.experts.number)
         return chosen, share * routing.scale
 
@@ -151,10 +151,3 @@ class Mixture(nn.Module):
         said = torch.cat(said) * share.flatten()[order, None].to(said[0].dtype)
         mixed = torch.zeros_like(flat).index_add(0, token, said.to(flat.dtype)).view_as(x)
         return mixed if self.shared is None else mixed + self.shared(x)
-
-
-def balance(model: nn.Module) -> None:
-    """After a step, on one process: `Router.balance` of every router of a network."""
-    for module in model.modules():
-        if isinstance(module, Router):
-            module.balance()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,17 @@ class Stepped:
     loss: float  # total / count over all ranks and micro-batches
     grad_norm: float
     by_t: list[float]  # nats per target in BINS equal intervals of t; NaN where none fell
+
+
+@runtime_checkable
+class Balanced(Protocol):
+    """A layer that gives out work and counts it."""
+
+    load: Tensor  # since the last balance
+
+    def balance(self) -> None:
+        """Give out work more evenly, and begin to count anew."""
+        ...
 
 
 def train_step(
@@ -60,6 +72,7 @@ def train_step(
     torch._foreach_mul_(grads, divide * min(1.0, clip / (norm + 1e-6)))
     for optim in optims:
         optim.step()
+    settle(model)
     model.zero_grad(set_to_none=True)
     nats, targets = sums[2 : 2 + BINS], sums[2 + BINS :]
     return Stepped((sums[0] / sums[1].clamp(min=1)).item(), norm, (nats / targets).tolist())
@@ -74,3 +87,15 @@ def gather(sums: Tensor, grads: list[Tensor]) -> None:
     dist.all_reduce(flat)
     for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         grad.copy_(part.view_as(grad))
+
+
+def settle(model: nn.Module) -> None:
+    """What layers do once a step beside learning: routers even out the loads of all ranks."""
+    routers = [layer for layer in model.modules() if isinstance(layer, Balanced)]
+    if routers and dist.is_initialized():
+        loads = torch.cat([router.load for router in routers])
+        dist.all_reduce(loads)
+        for router, part in zip(routers, loads.split([len(r.load) for r in routers]), strict=True):
+            router.load.copy_(part)
+    for router in routers:
+        router.balance()

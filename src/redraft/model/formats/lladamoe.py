@@ -9,10 +9,11 @@ from redraft.model.formats import llama
 from redraft.model.formats.experts import Words, ends, feeds, refused
 from redraft.model.formats.family import Kind, Read, Take, ids, needed
 from redraft.model.llama import LlamaConfig
-from redraft.model.moe import Experts, Routing, softmax
+from redraft.model.moe import Experts, Routing, sigmoid, softmax
 
 TYPES = ("llada",)  # as LLaDA-8B, which has no experts
 WRITES = (LlamaConfig,)
+SCORES = {"softmax": softmax, "sigmoid": sigmoid}
 WORDS = Words(bias="mlp.expert_bias", shared="shared_expert")
 
 
@@ -23,7 +24,7 @@ def mine(raw: Mapping[str, Any], names: Collection[str]) -> bool:
 
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     """It sees both ways and speaks of the token it stands at."""
-    refused(raw, moe_router_score_function="softmax", partial_rotary_factor=1)
+    refused(raw, partial_rotary_factor=1)
     if raw.get("clip_qkv") is not None:
         raise BadInput("clip_qkv is not offered")
     depth = needed(raw, "num_hidden_layers")
@@ -46,13 +47,16 @@ def mixture(raw: Mapping[str, Any], names: Collection[str], depth: int) -> Exper
     frequency = raw.get("moe_layer_freq", 1)
     frequency = [frequency] * depth if isinstance(frequency, int) else frequency
     bias = bool(raw.get("moe_router_enable_expert_bias")) or ends(names, WORDS.bias)
+    score = raw.get("moe_router_score_function") or "softmax"
+    if score not in SCORES:
+        raise BadInput(f"moe_router_score_function {score!r} is not offered: {', '.join(SCORES)}")
     return Experts(
         raw["num_experts"],
         needed(raw, "num_experts_per_tok"),
         needed(raw, "expert_intermediate_size"),
         raw.get("shared_expert_intermediate_size") or 0,
         tuple(i for i, has in enumerate(frequency[:depth]) if not has),
-        Routing(softmax, bias=bias, counted=bias, rate=0.0),
+        Routing(SCORES[score], bias=bias, counted=bias, rate=0.0),
     )
 
 
@@ -69,7 +73,8 @@ def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
     if experts is None or kind.causal or kind.shifted or kind.block is not None:
         raise BadInput("LLaDA-MoE's layout is for networks with experts that see both ways")
     routing = experts.routing
-    if routing != Routing(softmax, bias=routing.bias, counted=routing.bias, rate=routing.rate):
+    score, bias = routing.score, routing.bias
+    if routing != Routing(score, bias=bias, counted=bias, rate=routing.rate):
         raise BadInput("LLaDA-MoE's layout has another routing")
     return {
         **llama.words(replace(config, experts=None), kind),
@@ -84,6 +89,6 @@ def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
         "dense_intermediate_size": config.hidden,
         "shared_expert_intermediate_size": experts.shared or None,
         "moe_layer_freq": [int(i not in experts.dense) for i in range(config.depth)],
-        "moe_router_enable_expert_bias": routing.bias,
-        "moe_router_score_function": "softmax",
+        "moe_router_enable_expert_bias": bias,
+        "moe_router_score_function": next(n for n, each in SCORES.items() if each is score),
     }
