@@ -53,7 +53,7 @@ def plan_of(steps: int | None, seconds: float, lr: float | None, rank: int, **re
     """AdamW at the rates that adapters, or all weights of a trained network, bear."""
     rate = lr or (1e-3 if rank else 1e-4)
     optim = AdamW(rate, weight_decay=0.0 if rank else 0.01)
-    return plan(steps, seconds, optim=optim, lr=WSD(warmup=20, decay=0.3), **rest)
+    return plan(steps, seconds, optim=optim, lr=WSD(warmup=20, decay=0.3), keep=1, **rest)
 
 
 def base_of(name: str) -> Pretrained:
