@@ -1,37 +1,23 @@
 """Trainers of adapted networks: dLLM's three, and DiffuLLaMA's. They let [MASK] be predicted."""
 
-import json
-from functools import cache
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from redraft.adapt.shift import Shifted
-from redraft.errors import BadInput
-from redraft.model.formats import find, hf
+from redraft.objective.block import BlockNELBO
+from redraft.objective.cart import Cart
+from redraft.objective.nelbo import NELBO
 from redraft.objective.reduce import Weighing, per_masked, per_row, per_sequence, per_target
 from redraft.process.mixing import Mixing
 from redraft.schedule import Cosine, Linear
 from redraft.types import Batch
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.given import Given
-from tests.goldens.networks import grad_norm
+from tests.goldens.networks import grad_norm, network
 
 EPS = 1e-6  # what dLLM adds to the share of masks that it divides by
 NORMS = {"token": per_target, "sequence": per_sequence, "batch": per_row}
 SCHEDULES = {"linear": Linear(), "cosine": Cosine()}
-
-
-@cache
-def inner(folder: Path) -> nn.Module:
-    """The network of a checkpoint folder, its rows as they are."""
-    raw, tensors = json.loads((folder / "config.json").read_text("utf-8")), hf.Tensors(folder)
-    try:
-        read = find.read(raw, tensors.names())
-    except BadInput as error:
-        raise NotOffered(f"{NOT_BUILT}: {error}") from None
-    return hf.network(read, tensors).eval()
 
 
 class Predicting(nn.Module):
@@ -79,15 +65,13 @@ def noised(process: Mixing, batch: Batch, t: Tensor, u: Tensor) -> Tensor:
 
 def dllm(case: Case) -> dict:
     """dLLM: a loss of one of its trainers, or a table of CART weights."""
-    from redraft.objective.cart import Cart
-
     settings = case.settings
     if "weight" in case.outputs:
         masked = case["masked"]
         return {"weight": Cart(float(settings["p"]))(masked, torch.zeros_like(masked).long())}
     if settings["scheduler"] not in SCHEDULES or settings["loss_norm_type"] not in NORMS:
         raise NotOffered(f"{NOT_BUILT}: {settings['scheduler']}, {settings['loss_norm_type']}")
-    model, mask_id = inner(case.checkpoint), int(settings["mask_token_id"])
+    model, mask_id = network(case.checkpoint).model, int(settings["mask_token_id"])
     size = settings.get("block_size")
     if settings.get("right_shift_logits"):
         model = Shifted(model) if size is None else Rolled(model)
@@ -116,17 +100,21 @@ def supervised(case: Case, block: bool) -> Batch:
     return batch_of(torch.where(target, labels, x), target, torch.ones_like(x) if block else real)
 
 
+def everywhere(cart: Cart):
+    """The reference counts padding as clear text."""
+    return lambda noised, doc: cart(noised, torch.zeros_like(doc))
+
+
 def scored(settings: dict, process: Mixing, model, batch: Batch, t: Tensor, xt: Tensor) -> Tensor:
     """By the weight, the divisor and the layout that the trainer is told."""
-    from redraft.objective.block import BlockNELBO
-    from redraft.objective.cart import Cart
-    from redraft.objective.nelbo import NELBO
-
     kind, norm = settings["loss_weight_type"], NORMS[settings["loss_norm_type"]]
     share = 1 - process.schedule.alpha(t[:, None].double())
     weigh = None
     if kind.startswith("cart"):
-        weigh, change = Cart(float(kind.partition("geo_p:")[2].rstrip("]"))), torch.ones_like(share)
+        weigh, change = (
+            everywhere(Cart(float(kind.partition("geo_p:")[2].rstrip("]") or 0.3))),
+            share / share,
+        )
     elif kind == "uniform":
         change = 1 / process.schedule.weight(t[:, None].double())
     else:
@@ -147,12 +135,9 @@ def scored(settings: dict, process: Mixing, model, batch: Batch, t: Tensor, xt: 
 
 def diffullama(case: Case) -> dict:
     """DiffuLLaMA: the weighted loss over the number of masks; with the shift not of the first."""
-    from redraft.objective.nelbo import NELBO
-
-    settings, model = case.settings, inner(case.checkpoint)
-    folder = json.loads((case.checkpoint / "meta.json").read_text("utf-8"))
-    V = model.head_parameters()[0].shape[0]
-    mask_id, process = int(folder.get("mask_token_id", V - 1)), Mixing(V + 1, V)
+    settings, found = case.settings, network(case.checkpoint)
+    model, mask_id, V = found.model, found.mask_id, found.vocab_size
+    process = Mixing(V + 1, V)
     x, shift = case["input_ids"], bool(settings.get("shift", True))
     batch = batch_of(x, case["src_mask"] == 0, torch.ones_like(x))
     t = (1 - 1e-3) * case["u_time"] + 1e-3
