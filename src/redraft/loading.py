@@ -47,6 +47,7 @@ from redraft.types import Canvas, Denoiser, Objective, Rng
 from redraft.weights import FORMAT, load_weights
 
 WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
+Way = Sampler | Lossless  # of writing
 GAP = re.compile(r"\[\[(\d+)\]\]")
 
 
@@ -107,7 +108,7 @@ class Pretrained:
         prompt: str = "",
         num: int = 1,
         length: int | None = None,
-        sampler: Sampler | None = None,
+        sampler: Way | None = None,
         seed: int = 0,
     ) -> list[str]:
         """`num` texts that begin with `prompt`, which is part of them.
@@ -120,7 +121,7 @@ class Pretrained:
         return self.texts(last)
 
     def infill(
-        self, template: str, num: int = 1, sampler: Sampler | None = None, seed: int = 0
+        self, template: str, num: int = 1, sampler: Way | None = None, seed: int = 0
     ) -> list[str]:
         """`num` versions of a template whose [[n]] are gaps of n tokens to be filled."""
         *_, last = self.fill(template, num, sampler, seed)
@@ -131,7 +132,7 @@ class Pretrained:
         prompt: str = "",
         num: int = 1,
         length: int | None = None,
-        sampler: Sampler | None = None,
+        sampler: Way | None = None,
         seed: int = 0,
     ) -> Iterator[Canvas]:
         """`generate` as canvases: the empty one first, then one a step."""
@@ -149,7 +150,7 @@ class Pretrained:
         return self.run([given + [None] * length] * num, sampler, seed)
 
     def fill(
-        self, template: str, num: int = 1, sampler: Sampler | None = None, seed: int = 0
+        self, template: str, num: int = 1, sampler: Way | None = None, seed: int = 0
     ) -> Iterator[Canvas]:
         """`infill` as canvases."""
         row = self.gaps(template)
@@ -182,9 +183,7 @@ class Pretrained:
             raise BadInput(f"a template of {len(row)} tokens, but the context is {self.length}")
         return row
 
-    def run(
-        self, rows: list[list[int | None]], sampler: Sampler | None, seed: int
-    ) -> Iterator[Canvas]:
+    def run(self, rows: list[list[int | None]], sampler: Way | None, seed: int) -> Iterator[Canvas]:
         """From rows with gaps to full ones."""
         if not rows:
             raise BadInput("asked for 0 texts")

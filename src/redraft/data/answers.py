@@ -117,7 +117,10 @@ class Answers:
         ranked = sorted(set(marks))
         some = min(max(1, round(self.held_out * len(ranked))), len(ranked) - 1)
         held = set(ranked[:some])
-        sides = [[e for e, m in zip(found, marks, strict=True) if (m in held) is s] for s in (0, 1)]
+        sides = [
+            [e for e, m in zip(found, marks, strict=True) if (m in held) is s]
+            for s in (False, True)
+        ]
         if not sides[0] or not sides[1]:
             raise BadInput(f"{self.source}: all conversations are the same, so none is held out")
         return sides[0], sides[1]
@@ -270,7 +273,7 @@ def answered(row: Any, chat: Chat, last: bool) -> Answered:
     if isinstance(row, Mapping) and "ids" in row:
         return distilled(row, chat)
     found = chat.render(turns_of(row), last)
-    return Answered(np.array(found.ids, np.uint32), np.array(found.target), True)
+    return Answered(np.array(found.ids, np.int32), np.array(found.target), True)
 
 
 def distilled(row: Mapping[str, Any], chat: Chat) -> Answered:
@@ -280,7 +283,7 @@ def distilled(row: Mapping[str, Any], chat: Chat) -> Answered:
         raise BadInput(f"ids is not a list of tokens below {size}")
     if type(start) is not int or not 0 < start < len(ids):
         raise BadInput("start is not a place in ids, where the answer begins")
-    return Answered(np.array(ids, np.uint32), np.arange(len(ids)) >= start, ids[-1] in chat.ends)
+    return Answered(np.array(ids, np.int32), np.arange(len(ids)) >= start, ids[-1] in chat.ends)
 
 
 EXAMPLES = (

@@ -37,7 +37,8 @@ class Tokenizer:
         self.inner = inner
         self.mask_id = special(inner, MASKS) if mask_id is None else mask_id
         self.eos_id = special(inner, ENDS) if eos_id is None else eos_id
-        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        known = inner.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(*known, self.mask_id, self.eos_id) + 1
         self.unknown_id = inner.token_to_id(getattr(inner.model, "unk_token", None) or "")
         added = inner.get_added_tokens_decoder().items()
         self.specials = {token.content: i for i, token in added if token.special}

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from redraft.data.loader import Held
 from redraft.errors import BadInput
 from redraft.levels import by_level
 from redraft.types import Batch, Rng
@@ -46,7 +46,7 @@ class Estimate:
 def likelihood(
     model: nn.Module,
     objective,
-    held: Held,
+    held: Any,
     *,
     draws: int = 4,
     rows: int = 16,
@@ -56,7 +56,7 @@ def likelihood(
 ) -> Estimate:
     """The objective's nats over all rows of `held`, `draws` stratified draws of t for each row.
 
-    `precision` makes a context manager for autocast.
+    `held` is a `Held`, or what has the same members; `precision` makes a context manager for autocast.
     """
     device = next(model.parameters()).device
     nats, levels = [], np.zeros((2, BINS))

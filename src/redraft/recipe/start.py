@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from redraft.adapt.side import SideConfig
+from redraft.data.voice import NAME as CHAT
 from redraft.describe import describe, read_json
 from redraft.errors import BadInput
 from redraft.eval.likelihood import likelihood
@@ -159,4 +160,6 @@ def card(run: Run, corpus: Any, folder: Path) -> None:
         "length": run.length,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shutil.copyfile(corpus.folder / "tokenizer.json", folder / "tokenizer.json")
+    for name in ("tokenizer.json", CHAT):
+        if (corpus.folder / name).is_file():
+            shutil.copyfile(corpus.folder / name, folder / name)
