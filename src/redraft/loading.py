@@ -195,6 +195,8 @@ class Pretrained:
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
         yield canvas
         if isinstance(sampler, Lossless):
+            if not self.dual:
+                raise BadInput(f"{self.path}: only a dual-stream model verifies its own drafts")
             yield from write(self.model, canvas, sampler, self.tokenizer.eos_id)
         elif self.block is None:
             yield from generate(self.predict(sampler), canvas, sampler, rng)

@@ -56,7 +56,7 @@ def likelihood(
 ) -> Estimate:
     """The objective's nats over all rows of `held`, `draws` stratified draws of t for each row.
 
-    `held` is a `Held`, or what has the same members; `precision` makes a context manager for autocast.
+    `held` is a `Held`, or has the same members. `precision` makes a context manager for autocast.
     """
     device = next(model.parameters()).device
     nats, levels = [], np.zeros((2, BINS))
