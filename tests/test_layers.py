@@ -52,7 +52,10 @@ MAY_IMPORT = {
     ),
     "demo": f"{RUNS} view loading recipe progress reporting",
     "lab": f"{RUNS} view choose loading recipe progress",
-    "commands": f"{RUNS} view choose guided loading recipe progress reporting magpie doctor",
+    "convert": "errors files describe weights model adapt foreign loading",
+    "commands": (
+        f"{RUNS} view choose guided loading recipe progress reporting magpie doctor convert"
+    ),
     "cli": f"{RUNS} view choose guided loading recipe progress reporting demo lab commands",
     "__init__": "errors loading",
     "__main__": "cli",

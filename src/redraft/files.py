@@ -33,6 +33,22 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replacing_file(out: Path) -> Iterator[Path]:
+    """The name of a file to write, which takes the place of `out` unless an exception is raised."""
+    part = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        sync(part)
+        os.replace(part, out)
+        sync(out.parent)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Only one process at a time is inside, for all of the folder that `out` lies in."""
     try:

@@ -13,7 +13,7 @@ from torch import nn
 from redraft.adapt.shift import NextToken, NextTokenConfig
 from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import Tokenizer
-from redraft.data.voice import Voice
+from redraft.data.voice import NAME, Voice
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
 from redraft.foreign import is_foreign, open_foreign
@@ -313,7 +313,9 @@ def own(folder: Path, dtype: torch.dtype | None = None) -> Pretrained:
     told = written(folder)
     voice, process = Voice.open(folder), told.process
     tokenizer = voice.tokenizer
-    if not told.shape.vocab_size == process.vocab_size == tokenizer.vocab_size:
+    V = told.shape.vocab_size
+    fits = tokenizer.vocab_size <= V if (folder / NAME).is_file() else tokenizer.vocab_size == V
+    if V != process.vocab_size or not fits:
         raise BadInput(
             f"{folder}: the network has {told.shape.vocab_size} tokens, its process "
             f"{process.vocab_size}, tokenizer.json {tokenizer.vocab_size}"

@@ -66,13 +66,26 @@ GPT2 = {
     "ffn_up": "transformer.h.{}.mlp.c_fc",
     "ffn_down": "transformer.h.{}.mlp.c_proj",
 }
-MODULES = {  # of an architecture: Hugging Face's model_type, and what it calls the modules
-    "llama": ("llama", LLAMA),
-    "qwen2": ("qwen2", LLAMA),
-    "qwen3": ("qwen3", LLAMA),
-    "dream": ("Dream", LLAMA),
-    "llada": ("llada", LLADA),
-    "gpt2": ("gpt2", GPT2),
+MODULES = {  # of an architecture
+    "llama": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "dream": LLAMA,
+    "llada": LLADA,
+    "gpt2": GPT2,
+}
+TYPES_OF = {  # model_type of an architecture, by whether it is causal and whether it is shifted
+    ("llama", True, True): "llama",
+    ("llama", False, False): "a2d-llama",
+    ("qwen2", True, True): "qwen2",
+    ("qwen2", False, True): "Dream",
+    ("qwen2", False, False): "a2d-qwen2",
+    ("qwen3", True, True): "qwen3",
+    ("qwen3", False, False): "a2d-qwen3",
+    ("dream", False, True): "Dream",
+    ("dream", False, False): "a2d-qwen2",
+    ("llada", False, False): "llada",
+    ("gpt2", True, True): "gpt2",
 }
 WORDS = {  # for config.json, where an architecture has its own
     "llada": {
@@ -94,6 +107,7 @@ WORDS = {  # for config.json, where an architecture has its own
 }
 LAYER = re.compile(r"blk\.(\d+)\.(\w+)")
 TURNED = ("llama", "llada")  # rotary pairs lie side by side; ours lie half a head apart
+SHIFT = "diffusion.shift_logits"
 FREE = ("llada", "dream")  # not causal unless told otherwise
 LIKE_CONV = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")  # GPT-2 has columns for rows
 
@@ -104,7 +118,7 @@ class GgufTensors:
     def __init__(self, file: GgufFile):
         self.file, self.where = file, file.path
         self.arch = architecture(file.meta)
-        modules = MODULES[self.arch][1]
+        modules = MODULES[self.arch]
         self.theirs = {renamed(modules, theirs): theirs for theirs in file.entries}
 
     def names(self) -> Collection[str]:
@@ -115,6 +129,10 @@ class GgufTensors:
         """Of one tensor."""
         shape = self.file.entries[self.theirs[name]].shape
         return shape[::-1] if self.columns(name) else shape
+
+    def dtype(self, name: str) -> str:
+        """How its numbers are written: F32, Q4_1, ..."""
+        return self.file.entries[self.theirs[name]].kind
 
     def get(self, name: str) -> Tensor:
         """One tensor, laid out as Hugging Face does."""
@@ -189,7 +207,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     if (rotary := meta.get(f"{arch}.rope.dimension_count", size)) != size:
         raise BadInput(f"rotary positions on {rotary} of {size} numbers of a head are not offered")
     raw |= {
-        "model_type": MODULES[arch][0],
+        "model_type": model_type(file, arch),
         "vocab_size": names["token_embd.weight"].shape[0],
         "num_key_value_heads": kv_heads(meta, arch),
         "head_dim": size,
@@ -198,7 +216,6 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in names,
         "mlp_bias": "blk.0.ffn_up.bias" in names,
         "tie_word_embeddings": "output.weight" not in names,
-        "is_causal": meta.get(f"{arch}.attention.causal", arch not in FREE),
         "rope_scaling": scaling(meta, arch),
         "chat_template": meta.get("tokenizer.chat_template"),
     }
@@ -206,7 +223,21 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     raw |= {theirs: raw[ours] for ours, theirs in WORDS.get(arch, {}).items()}
     if arch == "gpt2":
         raw["layer_norm_epsilon"] = meta.get("gpt2.attention.layer_norm_epsilon", 1e-5)
+    if arch == "llada":
+        raw |= {"layer_norm_type": "rms", "include_qkv_bias": raw["attention_bias"]}
+        raw["embedding_size"] = raw["vocab_size"]
     return {key: value for key, value in raw.items() if value is not None}
+
+
+def model_type(file: GgufFile, arch: str) -> str:
+    """What config.json would call it. BadInput for what no family is."""
+    causal = bool(file.meta.get(f"{arch}.attention.causal", arch not in FREE))
+    shifted = bool(file.meta.get(SHIFT, causal or arch == "dream"))
+    found = TYPES_OF.get((arch, causal, shifted))
+    if found is None:
+        raise BadInput(f"a {arch} with attention.causal {causal} and {SHIFT} {shifted} is unknown")
+    bare = found == "a2d-qwen2" and "blk.0.attn_q.bias" not in file.entries
+    return "a2d-llama" if bare else found
 
 
 def scaling(meta: Mapping[str, Any], arch: str) -> dict[str, Any] | None:

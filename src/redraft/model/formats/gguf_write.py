@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from redraft.errors import BadInput
-from redraft.model.formats.gguf import FREE, IDS, MODULES, SIZES, TURNED, WORDS, turned
+from redraft.model.formats.gguf import (
+    IDS,
+    MODULES,
+    SHIFT,
+    SIZES,
+    TURNED,
+    TYPES_OF,
+    WORDS,
+    turned,
+)
 from redraft.model.formats.gguf_tokens import (
     ADDED,
     CONTROL,
@@ -21,6 +30,15 @@ from redraft.model.formats.gguf_tokens import (
     cutting,
 )
 
+WRITTEN = {  # the architecture of a model_type; Dream's and LLaDA's are made for diffusion
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "Dream": "dream",
+    "a2d-qwen2": "dream",
+    "a2d-qwen3": "qwen3",
+    "llada": "llada",
+}
 FILES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # llama.cpp's numbers of whole files
 
 
@@ -29,13 +47,13 @@ def write_gguf(
 ) -> None:
     """Write a file; its matrices are of `dtype`, one of FILES, and its vectors F32.
 
-    `raw`: config.json, with `is_causal`, `shift_logits` and `chat_template` where they say
-    something. Raises BadInput for what GGUF or llama.cpp has no word for.
+    `raw`: config.json, with a `chat_template` if there is one. Raises BadInput for what GGUF or
+    llama.cpp has no word for.
     """
     from gguf import GGUFWriter
 
     arch = architecture(raw)
-    modules = by_module(MODULES[arch][1], words(raw, arch)["num_hidden_layers"])
+    modules = by_module(MODULES[arch], words(raw, arch)["num_hidden_layers"])
     meta = sizes(raw, arch) | kind(raw, arch) | vocabulary(inner, raw["vocab_size"])
     meta |= {"general.file_type": FILES[dtype], "general.quantization_version": 2}
     writer = GGUFWriter(path, arch)
@@ -59,11 +77,10 @@ def write_gguf(
 
 def architecture(raw: Mapping[str, Any]) -> str:
     """GGUF's name of a model_type. BadInput, with the list, for one that has none."""
-    for arch, (model_type, _) in MODULES.items():
-        if model_type == raw["model_type"] and arch != "gpt2":
-            return arch
-    known = ", ".join(arch for arch in MODULES if arch != "gpt2")
-    raise BadInput(f"a {raw['model_type']} cannot be written as GGUF; these can: {known}")
+    if raw["model_type"] not in WRITTEN:
+        known = ", ".join(WRITTEN)
+        raise BadInput(f"a {raw['model_type']} cannot be written as GGUF; these can: {known}")
+    return WRITTEN[raw["model_type"]]
 
 
 def by_module(modules: Mapping[str, str], layers: int) -> dict[str, str]:
@@ -142,9 +159,10 @@ def kind(raw: Mapping[str, Any], arch: str) -> dict[str, Any]:
         for ours, theirs in IDS.items()
         if raw.get(ours) is not None and raw[ours] < raw["vocab_size"]
     }
-    if not raw.get("is_causal", arch not in FREE):
-        found[f"{arch}.attention.causal"] = False
-        found["diffusion.shift_logits"] = bool(raw.get("shift_logits", arch == "dream"))
+    aims = {(name, of): (causal, shift) for (of, causal, shift), name in TYPES_OF.items()}
+    causal, shifted = aims[raw["model_type"], arch]
+    if not causal:
+        found |= {f"{arch}.attention.causal": False, SHIFT: shifted}
     if raw.get("chat_template"):
         found["tokenizer.chat_template"] = raw["chat_template"]
     return found
