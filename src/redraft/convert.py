@@ -122,10 +122,10 @@ def worded(config: Any, kind: Any) -> dict[str, Any]:
     """The config.json of the first family that GGUF has an architecture for."""
     for family in (llama, qwen, llada):
         try:
-            raw = family.write(config, kind)
-        except (BadInput, AttributeError):
+            raw = family.write(config, kind) if isinstance(config, family.WRITES) else {}
+        except BadInput:
             continue
-        if raw["model_type"] in WRITTEN and kind.block is None:
+        if raw.get("model_type") in WRITTEN and kind.block is None:
             return raw
     known = ", ".join(WRITTEN)
     raise BadInput(f"GGUF has no architecture for this network; it has those of {known}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,23 +57,23 @@ def write_gguf(
     modules = by_module(MODULES[arch], words(raw, arch)["num_hidden_layers"])
     meta = sizes(raw, arch) | kind(raw, arch) | vocabulary(inner, raw["vocab_size"])
     meta |= {"general.file_type": FILES[dtype], "general.quantization_version": 2}
-    writer = GGUFWriter(path, arch)
-    for key, value in meta.items():
-        add(writer, key, value)
-    named = {renamed(modules, name): (name, tensor) for name, tensor in tensors.items()}
-    for theirs, (_, tensor) in named.items():
-        bits, number = encoded(tensor[:1] if tensor.ndim > 1 else tensor, dtype)
-        size = bits.nbytes * (len(tensor) if tensor.ndim > 1 else 1)
-        writer.add_tensor_info(theirs, tuple(tensor.shape), np.dtype(np.float32), size, number)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for name, tensor in named.values():
-        bits = encoded(laid(tensor, name, raw, arch), dtype)[0]
-        if dtype == "F16" and not np.isfinite(bits).all():
-            raise BadInput(f"{name} has numbers too large for F16: choose BF16 or F32")
-        writer.write_tensor_data(bits)
-    writer.close()
+    named = {name: renamed(modules, name) for name in tensors}
+    with closing(GGUFWriter(path, arch)) as writer:
+        for key, value in meta.items():
+            add(writer, key, value)
+        for name, tensor in tensors.items():
+            bits, number = encoded(tensor[:1], dtype)
+            size = bits.nbytes * len(tensor) if tensor.ndim > 1 else tensor.numel() * 4
+            plain = np.dtype(np.float32)
+            writer.add_tensor_info(named[name], tuple(tensor.shape), plain, size, number)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, tensor in tensors.items():
+            bits = encoded(laid(tensor, name, raw, arch), dtype)[0]
+            if dtype == "F16" and not np.isfinite(bits).all():
+                raise BadInput(f"{name} has numbers too large for F16: choose BF16 or F32")
+            writer.write_tensor_data(bits)
 
 
 def architecture(raw: Mapping[str, Any]) -> str:
@@ -117,7 +118,9 @@ def encoded(tensor: Tensor, dtype: str) -> tuple[np.ndarray, Any]:
 
     block = tensor.shape[-1] % 32 == 0 or dtype != "Q8_0"
     number = GGMLQuantizationType[dtype if tensor.ndim > 1 and block else "F32"]
-    if number.name == "BF16":  # rounded by torch: the library's rounding makes NaN of infinity
+    if number.name == "F16":  # numpy warns of what becomes infinite; here the caller looks
+        return tensor.half().contiguous().numpy(), number
+    if number.name == "BF16":
         return tensor.bfloat16().contiguous().view(torch.uint8).numpy(), number
     return quantize(tensor.float().contiguous().numpy(), number), number
 

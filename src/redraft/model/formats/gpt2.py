@@ -9,6 +9,7 @@ from redraft.model.layers import Act, gelu, gelu_tanh, layer_norm, relu, silu
 from redraft.model.llama import LlamaConfig
 
 TYPES = ("gpt2",)
+WRITES = (LlamaConfig,)
 ACTS: dict[str, Act] = {
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,

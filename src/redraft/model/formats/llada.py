@@ -18,6 +18,7 @@ from redraft.model.layers import (
 from redraft.model.llama import LlamaConfig
 
 TYPES = ("llada",)
+WRITES = (LlamaConfig,)
 ACTS: dict[str, Act] = {"silu": silu, "gelu": gelu, "relu": relu}
 OUTER = {"embedding": "wte", "position": "wpe", "norm": "ln_f", "unembedding": "ff_out"}
 LAYER = {

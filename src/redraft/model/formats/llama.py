@@ -11,6 +11,7 @@ from redraft.model.llama import LlamaConfig
 from redraft.model.rope import Even, Llama3, Stretch, Yarn
 
 TYPES = ("llama", "mistral", "a2d-llama")
+WRITES = (LlamaConfig,)
 CLASSES = {"llama": "LlamaForCausalLM", "a2d-llama": "A2DLlamaLMHeadModel"}
 OUTER = {"embedding.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
 LAYER = {

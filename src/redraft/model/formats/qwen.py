@@ -11,6 +11,7 @@ from redraft.model.llama import LlamaConfig
 TWO = ("qwen2", "Dream", "a2d-qwen2", "Fast_dLLM_Qwen")
 THREE = ("qwen3", "sdar", "a2d-qwen3")
 TYPES = TWO + THREE
+WRITES = (LlamaConfig,)
 CAUSAL, SHIFTED = ("qwen2", "qwen3"), ("Dream", "Fast_dLLM_Qwen")
 BLOCKS = {"sdar": ("block_size", 4), "Fast_dLLM_Qwen": ("bd_size", 32)}  # what it is called
 CLASSES = {
