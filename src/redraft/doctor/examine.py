@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from redraft.data.tokenizer import MASKS, named
+from redraft.data.tokenizer import MASKS, Tokenizer, named
 from redraft.doctor.chart import Chart, open_chart
 from redraft.doctor.facts import facts, tokens
 from redraft.doctor.probes import inside, probed
@@ -18,6 +18,7 @@ from redraft.eval.doctor import numbers
 from redraft.eval.doctor import tokens as tokenizers
 from redraft.eval.doctor.finding import Finding
 from redraft.eval.doctor.report import Report
+from redraft.eval.doctor.template import template
 from redraft.loading import Pretrained, open_pretrained
 
 LARGE = 2 * 10**9  # parameters, from which on weights keep the numbers of their file
@@ -90,6 +91,16 @@ def agreed(chart: Chart) -> Iterator[Finding]:
 def fitting(chart: Chart, text: str) -> Iterator[Finding]:
     """Whether the tokenizer keeps texts, and its chat template can be read."""
     yield from tokenizers.round_trip(chart.inner, text)
+    kind = chart.kind
+    ids = [-1 if i is None else i for i in (kind.mask_id, kind.eos_id)]
+    try:
+        tokenizer = Tokenizer(chart.inner, *ids)
+    except BadInput as error:
+        yield Finding(str(error), "tokenizer.json", "mark it as special and not normalized")
+        return
+    if chart.template is not None:
+        bos, eos = (tokenizers.text_of(chart.inner, i) or "" for i in (kind.bos_id, kind.eos_id))
+        yield from template(chart.template, tokenizer, bos, eos, "its chat template")
 
 
 def renamed(chart: Chart, model: Pretrained) -> Iterator[tuple[str, Tensor]]:
