@@ -42,7 +42,12 @@ def examine(path: str | Path, text: str = TEXT) -> Report:
     report = add(report, *weighed(chart, look))
     if look.broken:
         return replace(report, silent="it has numbers that are not finite")
-    return probed(chart, model, report, look.fresh, text)
+    try:
+        return probed(chart, model, report, look.fresh, text)
+    except (IndexError, RuntimeError) as error:
+        if report.sound:
+            raise
+        return replace(report, silent=f"it cannot be run so ({error})")
 
 
 def add(report: Report, *more: Finding) -> Report:
@@ -51,15 +56,14 @@ def add(report: Report, *more: Finding) -> Report:
 
 
 def told(chart: Chart) -> Iterator[Finding]:
-    """What is wrong with what it says of itself."""
+    """What is wrong with what it says of itself. What follows from a fault is not told twice."""
     kind, inner, where = chart.kind, chart.inner, named_by(chart)
-    mask = kind.mask_id if chart.masks else None
-    specials = (mask, kind.eos_id, kind.bos_id, kind.pad_id)
-    yield from tokenizers.ids(tokenizers.Ids(*specials, chart.rows, chart.masks, where), inner)
-    yield from tokenizers.fit(inner, chart.rows, kind.mask_id)
+    fit = [*tokenizers.fit(inner, chart.rows, kind.mask_id), *agreed(chart)]
+    masks = chart.masks and not fit
+    specials = (kind.mask_id if masks else None, kind.eos_id, kind.bos_id, kind.pad_id)
+    yield from fit
+    yield from tokenizers.ids(tokenizers.Ids(*specials, chart.rows, masks, where), inner)
     yield from numbers.context(chart.config, where)
-    if chart.own is not None:
-        yield from agreed(chart)
 
 
 def named_by(chart: Chart) -> str:
@@ -69,19 +73,19 @@ def named_by(chart: Chart) -> str:
 
 def agreed(chart: Chart) -> Iterator[Finding]:
     """Whether the parts of a checkpoint of redraft speak of the same vocabulary."""
-    own = chart.own
-    assert own is not None
-    size = own.process.vocab_size
-    if size != own.shape.vocab_size:
+    if chart.own is None:
+        return
+    process, shape = chart.own.process, chart.own.shape
+    mask, ours = named(chart.inner, MASKS), chart.kind.mask_id
+    if process.vocab_size != shape.vocab_size:
         yield Finding(
-            f"the noise knows {size} tokens, the network {own.shape.vocab_size}",
+            f"the noise knows {process.vocab_size} tokens, the network {shape.vocab_size}",
             "config.json",
             "one of the two was changed by hand: put back the number it was trained with",
         )
-    mask = named(chart.inner, MASKS)
-    if chart.masks and None not in (mask, chart.kind.mask_id) and mask != chart.kind.mask_id:
+    elif None not in (mask, ours) and 0 <= ours < chart.rows and mask not in (ours, chart.rows):
         yield Finding(
-            f"the noise uses token {chart.kind.mask_id} for [MASK], the tokenizer has "
+            f"the noise uses token {ours} for [MASK], the tokenizer has "
             f"{chart.inner.id_to_token(mask)} at {mask}",
             "config.json and tokenizer.json",
             "put back the tokenizer.json it was trained with, or the mask_id",

@@ -35,16 +35,14 @@ def probed(chart: Chart, model: Pretrained, report: Report, fresh: bool, text: s
     with numbers.Peak(model.model) as peak:
         found = loss.measure(model.objective, model.model, rows, real(model))
     report = replace(report, loss=found, peak=peak.most)
-    findings = [*verdicts.loss(found, fresh)]
-    findings += numbers.overflow(chart.dtypes(), peak.most, "its layers")
-    report, more = aligned(report, chart, model, rows, fresh)
-    findings += more
-    report, more = seen(report, chart, model, rows, fresh)
-    findings += more
+    report, wrong = aligned(report, chart, model, rows, fresh)
     if model.causal or model.process.absorbing:
         report = replace(report, leaks=leaking(model, rows))
-        findings += verdicts.leaks(report.leaks)
-    return replace(report, findings=(*report.findings, *findings))
+        wrong += verdicts.leaks(report.leaks)
+    wrong = wrong or [*verdicts.loss(found, fresh)]  # a bad loss follows from those
+    report, sight = seen(report, chart, model, rows, fresh)
+    over = numbers.overflow(chart.dtypes(), peak.most, "its layers")
+    return replace(report, findings=(*report.findings, *wrong, *sight, *over))
 
 
 def unable(model: Pretrained) -> str | None:
