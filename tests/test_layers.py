@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "progress": f"{RUNS} loading recipe",
     "reporting": f"{RUNS} view loading recipe progress",
     "doctor": (
-        "types errors describe mask weights process model adapt objective data eval foreign loading"
+        "types errors describe mask weights process model adapt objective data eval foreign "
+        "loading names"
     ),
     "demo": f"{RUNS} view loading recipe progress reporting",
     "lab": f"{RUNS} view choose loading recipe progress",

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from redraft.adapt.shift import NextTokenConfig, ShiftedConfig
 from redraft.data.tokenizer import ENDS, named, read_inner
+from redraft.data.voice import NAME, template_in
 from redraft.describe import read_json
 from redraft.errors import BadInput
 from redraft.foreign import guessed, is_foreign, parts
 from redraft.loading import Written, resolve, weights_in, written
 from redraft.model.formats import find
 from redraft.model.formats.family import Kind, Source, Take
+from redraft.names import located
 from redraft.weights import read_tensors
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -57,16 +59,12 @@ class Chart:
     masks: bool  # whether its noise is, in part, [MASK]
     length: int
     source: Source
+    rows: int  # tokens that the network knows
     table: Mapping[str, tuple[str, ...]]  # their tensors by our names
     inner: Any  # the tokenizers.Tokenizer
     template: str | None  # of chats
     raw: Mapping[str, Any]  # its config.json
     own: Written | None = None  # where redraft wrote it
-
-    @property
-    def rows(self) -> int:
-        """Tokens that the network knows."""
-        return self.config.vocab_size
 
     def find(self, ours: str) -> Tensor | None:
         """The tensor that is the one of this name in our network."""
@@ -113,6 +111,7 @@ def match(name: str, ours: str) -> bool:
 
 def open_chart(path: Path) -> Chart:
     """Read what a checkpoint says. Raises BadInput for one that cannot be read at all."""
+    path = located(path)
     if is_foreign(path):
         return foreign(path)
     return ours(resolve(path))
@@ -135,9 +134,10 @@ def foreign(path: Path) -> Chart:
         named_so(raw),
         read.config,
         guessed(read, inner),
-        not read.kind.causal and read.told is None,
+        not read.kind.causal and (read.noise is None or read.noise.masks),
         read.config.max_len,
         source,
+        read.config.vocab_size,
         table,
         inner,
         raw.get("chat_template"),
@@ -160,6 +160,7 @@ def ours(folder: Path) -> Chart:
     """A checkpoint of redraft."""
     told = written(folder)
     inner = read_inner(folder / "tokenizer.json")
+    voice = read_json(folder / NAME) if (folder / NAME).is_file() else {}
     causal, config = isinstance(told.shape, NextTokenConfig), told.shape
     shifted = causal or isinstance(config, ShiftedConfig)
     config = getattr(config, "inner", config)
@@ -169,7 +170,7 @@ def ours(folder: Path) -> Chart:
         shifted,
         getattr(told.process, "mask_id", None),
         getattr(told.trained, "size", None),
-        named(inner, ENDS),
+        voice.get("eos_id", named(inner, ENDS)),
         getattr(told.shape, "bos_id", None),
     )
     return Chart(
@@ -181,9 +182,10 @@ def ours(folder: Path) -> Chart:
         not causal and getattr(told.process, "mask_id", None) is not None,
         told.length,
         source,
+        told.shape.vocab_size,
         {name: (name,) for name in source.names()},
         inner,
-        None,
+        voice.get("template", template_in(folder)),
         read_json(folder / "config.json"),
         told,
     )

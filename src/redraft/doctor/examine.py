@@ -59,10 +59,9 @@ def told(chart: Chart) -> Iterator[Finding]:
     """What is wrong with what it says of itself. What follows from a fault is not told twice."""
     kind, inner, where = chart.kind, chart.inner, named_by(chart)
     fit = [*tokenizers.fit(inner, chart.rows, kind.mask_id), *agreed(chart)]
-    masks = chart.masks and not fit
-    specials = (kind.mask_id if masks else None, kind.eos_id, kind.bos_id, kind.pad_id)
-    yield from fit
-    yield from tokenizers.ids(tokenizers.Ids(*specials, chart.rows, masks, where), inner)
+    specials = (kind.mask_id if chart.masks else None, kind.eos_id, kind.bos_id, kind.pad_id)
+    ids = tokenizers.Ids(*specials, chart.rows, chart.masks, where)
+    yield from fit or tokenizers.ids(ids, inner)
     yield from numbers.context(chart.config, where)
 
 

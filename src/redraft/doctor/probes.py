@@ -39,7 +39,8 @@ def probed(chart: Chart, model: Pretrained, report: Report, fresh: bool, text: s
     if model.causal or model.process.absorbing:
         report = replace(report, leaks=leaking(model, rows))
         wrong += verdicts.leaks(report.leaks)
-    wrong = wrong or [*verdicts.loss(found, fresh)]  # a bad loss follows from those
+    if report.sound and not wrong:  # else a bad loss follows from what is known
+        wrong += verdicts.loss(found, fresh)
     report, sight = seen(report, chart, model, rows, fresh)
     over = numbers.overflow(chart.dtypes(), peak.most, "its layers")
     return replace(report, findings=(*report.findings, *wrong, *sight, *over))
@@ -86,8 +87,8 @@ def aligned(
     found = judge(model, first, fresh)
     report = replace(report, alignment=found, offset=offset)
     findings = [*verdicts.alignment(found, offset, "its configuration")]
-    if found.offset is None and second is not None and not fresh and not findings:
-        findings += verdicts.family(found, judge(model, second, fresh))
+    if second is not None and not fresh and not found.copies:
+        findings = [*verdicts.family(found, offset, judge(model, second, fresh))] or findings
     return report, findings
 
 

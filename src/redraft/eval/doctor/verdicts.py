@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterator
 
-import torch
-
 from redraft.eval.doctor.alignment import Alignment, said
 from redraft.eval.doctor.attention import MISSED, Seen, named, unused
 from redraft.eval.doctor.finding import Finding
@@ -12,6 +10,7 @@ from redraft.eval.doctor.leak import Leaks
 from redraft.eval.doctor.loss import Measured
 
 KNOWS = 0.98  # of the nats of a uniform guess, above which a model knows nothing
+ALIKE, UNLIKE = 0.5, 0.9  # of a model's nats, that the other use must come to, to be its own
 SAW = 0.01  # nats a token, below which it must have seen the answer
 UNTRAINED = "all gains of its norms are 1, so it was never trained"
 TEXT = "the measured loss"
@@ -65,14 +64,16 @@ MENDS = {
 }
 
 
-def family(found: Alignment, other: Alignment) -> Iterator[Finding]:
-    """Whether a network is of the other kind: it knows nothing as it is said to be used."""
-    if found.offset is not None or other.offset is None:
+def family(found: Alignment, offset: int, other: Alignment) -> Iterator[Finding]:
+    """Whether a network is of the other kind: surely better when it is used in the other way."""
+    share = ALIKE if found.offset == offset else UNLIKE
+    if other.offset is None or (found.offset is not None and other.best > share * found.best):
         return
-    is_said = "a diffusion model" if other.layout == "causal" else "autoregressive"
-    really = "autoregressive" if other.layout == "causal" else "a diffusion model"
+    said_so, really = "a diffusion model", "autoregressive"
+    if other.layout != "causal":
+        said_so, really = really, said_so
     yield Finding(
-        f"it is said to be {is_said} and acts as {really}: {other.best:.2f} nats so, "
+        f"it is said to be {said_so} and acts as {really}: {other.best:.2f} nats so, "
         f"{found.best:.2f} as it is said",
         "its predictions",
         "mend model_type: these are weights of another kind of model",
@@ -107,23 +108,17 @@ def leaks(found: Leaks) -> Iterator[Finding]:
             "its objective",
             "score masked positions only, or shift the input of a next-token network",
         )
-    for pairs, kind in ((found.later, "later"), (found.hidden, "hidden")):
-        if pairs:
-            q, k = pairs[0]
-            yield Finding(
-                f"{kind} tokens leak: the scored row {q} reacts to token {k}, and "
-                f"{len(pairs) - 1} more such pairs",
-                "its objective",
-                "its loss is no bound; mend the attention mask it is trained with",
-            )
+    elif found.later or found.hidden:
+        pairs, kind = (found.later, "later") if found.later else (found.hidden, "hidden")
+        yield Finding(
+            f"{kind} tokens leak: the scored row {pairs[0][0]} reacts to token {pairs[0][1]}; "
+            f"{len(pairs)} such pairs",
+            "its objective",
+            "its loss is no bound: mend the attention mask it is trained with",
+        )
     if found.noise:
         yield Finding(
             "clean text sees the noisy copy beside it",
             "its objective",
             "the clean half must not react to the noise: mend the mask of noisy|clean",
         )
-
-
-def finite(seen: Seen) -> bool:
-    """Whether anything reacts at all: NaN does not."""
-    return bool(torch.diagonal(seen).any())
