@@ -28,16 +28,16 @@ from redraft.train.step import train_step
 from redraft.types import Batch, Rng
 from redraft.weights import write_weights
 
-V, MASK, EOS, L, ROWS = 6, 4, 5, 24, 32
+V, MASK, EOS, L, ROWS = 6, 4, 5, 24, 16
 FULL = Precision(torch.float32, "")
 LLAMA = LlamaConfig(V, 32, 1, 2, 2, 64, L)
 PROCESS = Mixing(V, MASK)
 KINDS = {
-    "ar": (NextTokenConfig(LLAMA, EOS), CrossEntropy(PROCESS), 40),
-    "masked": (LLAMA, AnyOrder(PROCESS), 80),
-    "shifted": (ShiftedConfig(LLAMA), AnyOrder(PROCESS), 80),
-    "block": (LLAMA, BlockAnyOrder(PROCESS, 4), 60),
-    "shifted block": (ShiftedConfig(LLAMA), BlockAnyOrder(PROCESS, 4), 60),
+    "ar": (NextTokenConfig(LLAMA, EOS), CrossEntropy(PROCESS), 30),
+    "masked": (LLAMA, AnyOrder(PROCESS), 70),
+    "shifted": (ShiftedConfig(LLAMA), AnyOrder(PROCESS), 70),
+    "block": (LLAMA, BlockAnyOrder(PROCESS, 4), 50),
+    "shifted block": (ShiftedConfig(LLAMA), BlockAnyOrder(PROCESS, 4), 50),
     "copying": (LLAMA, CrossEntropy(PROCESS), 30),  # scored on what it is shown
 }
 ALIGNED = {"ar": 1, "masked": 0, "shifted": 1, "block": 0, "shifted block": 1}

@@ -88,7 +88,7 @@ def aligned(
     report = replace(report, alignment=found, offset=offset)
     findings = [*verdicts.alignment(found, offset, "its configuration")]
     if second is not None and not fresh and not found.copies:
-        findings = [*verdicts.family(found, offset, judge(model, second, fresh))] or findings
+        findings = [*verdicts.family(found, judge(model, second, fresh))] or findings
     return report, findings
 
 
@@ -134,7 +134,7 @@ def seen(
     found = attention.reacts(inside(model.model), row, chart.rows, mask, half(model), banned=banned)
     allowed = attention.dense(mask, length)
     sight = Sight(
-        attention.named(found),
+        attention.named(found, allowed),
         attention.named(allowed),
         attention.picture(found),
         attention.picture(allowed),

@@ -13,7 +13,8 @@ from redraft.types import Features, Rng, Time, Tokens
 
 Seen = Bool[Tensor, "Q K"]
 ROWS = 25  # in one pass
-MISSED = 0.05  # share of the allowed pairs that a network may leave unused
+MISSED = 0.05  # share of a pattern's pairs that may be unused where it is known by its shape
+WEAK = 0.5  # and where the configuration tells it
 
 
 def others(row: Tokens, vocab_size: int, banned: tuple[int, ...], seed: int) -> Tokens:
@@ -93,15 +94,23 @@ def dense(mask: Mask, length: int) -> Seen:
     return mask.dense(1, length, length)[0]
 
 
-def named(seen: Seen) -> str:
-    """The known pattern that holds all that is seen, with the fewest pairs left unused."""
+def named(seen: Seen, told: Seen | None = None) -> str:
+    """The known pattern that holds all that is seen, with the fewest pairs left unused.
+
+    Of patterns of no name, that of the mask `told`, if it holds all: some pairs are too far
+    apart to be seen to react.
+    """
     missing = {
-        layout.name: int((layout.seen & ~seen).sum()) / int(layout.seen.sum())
+        layout.name: unused(seen, layout.seen)
         for layout in layouts(len(seen))
         if not bool((seen & ~layout.seen).any())
     }
     best = min(missing, key=lambda name: missing[name])
-    return best if missing[best] <= MISSED else "other"
+    if missing[best] <= MISSED:
+        return best
+    if told is None or bool((seen & ~told).any()) or unused(seen, told) > WEAK:
+        return "other"
+    return named(told)
 
 
 def unused(seen: Seen, allowed: Seen) -> float:

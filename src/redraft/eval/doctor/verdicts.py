@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator
 
 from redraft.eval.doctor.alignment import Alignment, said
-from redraft.eval.doctor.attention import MISSED, Seen, named, unused
+from redraft.eval.doctor.attention import Seen, named, unused
 from redraft.eval.doctor.finding import Finding
 from redraft.eval.doctor.leak import Leaks
 from redraft.eval.doctor.loss import Measured
 
 KNOWS = 0.98  # of the nats of a uniform guess, above which a model knows nothing
-ALIKE, UNLIKE = 0.5, 0.9  # of a model's nats, that the other use must come to, to be its own
+POOR = 0.6  # of the nats of a uniform guess: from there on a model is hardly one of such text
+LESS = 0.8  # of its own nats, for another use to be the right one
 SAW = 0.01  # nats a token, below which it must have seen the answer
 UNTRAINED = "all gains of its norms are 1, so it was never trained"
 TEXT = "the measured loss"
@@ -64,10 +65,13 @@ MENDS = {
 }
 
 
-def family(found: Alignment, offset: int, other: Alignment) -> Iterator[Finding]:
-    """Whether a network is of the other kind: surely better when it is used in the other way."""
-    share = ALIKE if found.offset == offset else UNLIKE
-    if other.offset is None or (found.offset is not None and other.best > share * found.best):
+def family(found: Alignment, other: Alignment) -> Iterator[Finding]:
+    """Whether a network is of the other kind: poor as it is said to be used, good otherwise.
+
+    Diffusion models that began as autoregressive ones may be good in both ways.
+    """
+    poor = found.offset is None or found.best > POOR * found.uniform
+    if other.offset is None or not poor or other.best > LESS * found.best:
         return
     said_so, really = "a diffusion model", "autoregressive"
     if other.layout != "causal":
@@ -82,17 +86,17 @@ def family(found: Alignment, offset: int, other: Alignment) -> Iterator[Finding]
 
 def layout(seen: Seen, allowed: Seen, fresh: bool, where: str) -> Iterator[Finding]:
     """Whether rows react to the tokens that the mask allows, and to no other."""
-    told = named(allowed)
+    name, told = named(seen, allowed), named(allowed)
     if bool((seen & ~allowed).any()):
         q, k = (seen & ~allowed).nonzero()[0].tolist()
         yield Finding(
-            f"attention is {named(seen)}, and by {where} {told}: row {q} reacts to token {k}",
+            f"attention is {name}, and by {where} {told}: row {q} reacts to token {k}",
             "its reaction to changed tokens",
             "the network does not keep to its mask, so what it writes is not what it was scored on",
         )
-    elif unused(seen, allowed) > MISSED and not fresh:
+    elif name != told and not fresh:
         yield Finding(
-            f"attention is {named(seen)}, and by {where} {told}: "
+            f"attention is {name}, and by {where} {told}: "
             f"{100 * unused(seen, allowed):.0f} % of what it may see it does not use",
             "its reaction to changed tokens",
             "attention seems dead, or has a window that the configuration does not tell",
