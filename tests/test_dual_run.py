@@ -69,6 +69,7 @@ def test_what_drafts_are_worth_is_logged(made):
     lines = (made[0] / "run" / "metrics.jsonl").read_text().splitlines()
     for line in map(json.loads, lines):
         assert len(line["draft_accuracy"]) == 3 and 0 <= line["drafts_accepted"] <= 3
+        assert 1 <= line["tokens_per_pass"] <= 4 and isinstance(line["sample"], str)
 
 
 def test_another_base_is_refused_in_one_line(made, model):

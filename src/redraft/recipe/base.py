@@ -22,7 +22,7 @@ class Run:
     seed: int = 0
     eval_rows: int = 64  # held-out rows that each evaluation during training looks at
     init: str | None = None  # folder of weights to begin from; what they lack begins fresh
-    notes: Callable[..., dict] | None = None  # (run, model, held) -> what else to log
+    notes: Callable[..., dict] | None = None  # (run, model, corpus, held) -> what else to log
 
     def check(self, corpus: Any) -> None:
         """Raises BadInput unless the run fits together and was made for this vocabulary."""

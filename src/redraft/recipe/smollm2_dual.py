@@ -21,8 +21,10 @@ from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
 from redraft.recipe.given import bare, base_of, words_of
 from redraft.recipe.parts import plan
+from redraft.sample.lossless import Lossless, write
+from redraft.sample.predict import blank
 from redraft.train.optim import AdamW, Cosine
-from redraft.types import Rng
+from redraft.types import Batch, Rng
 
 
 def recipe(
@@ -89,13 +91,27 @@ def talks(text: str, base: Any) -> Any:
     return Answers(text, base.voice.kept().as_posix())
 
 
-def notes(run: Run, model: nn.Module, held: Any) -> dict[str, Any]:
+def notes(run: Run, model: nn.Module, corpus: Any, held: Any) -> dict[str, Any]:
     """On held-out rows: how often a draft is what the frozen network says, place by place."""
     objective: Any = run.objective
     found = []
     for batch in held.batches(4):
         found.append(tried(model, objective, batch, Rng.of(run.seed, batch.index)))
-    return {"draft_accuracy": accuracy(found), "drafts_accepted": accepted(found)}
+    drafts = {"draft_accuracy": accuracy(found), "drafts_accepted": accepted(found)}
+    ids, rate = sample(model, next(held.batches(1)), objective)
+    text = corpus.tokenizer.decode(ids, keep_special=True)
+    return drafts | {"sample": text, "tokens_per_pass": rate}
+
+
+def sample(
+    model: nn.Module, batch: Batch, objective: Any, tokens: int = 48
+) -> tuple[list[int], float]:
+    """An answer to a held-out prompt, by verified drafts, and how many tokens each pass gave."""
+    first = max(1, int(batch.target[0].int().argmax()))
+    mask, prompt = objective.process.mask_id, batch.tokens[0, :first].tolist()
+    how = Lossless(mask, objective.size)
+    *_, last = write(model, blank([[*prompt, *[None] * tokens]], mask, mask), how)
+    return last.tokens[0, first:].tolist(), tokens / int(last.step)
 
 
 def accuracy(found: list[Tried]) -> list[float]:

@@ -68,7 +68,7 @@ def start(
         ),
         again=again,
         stop=stop,
-        notes=lambda model: noted(run, model, held, partial(numbers.context, place.device)),
+        notes=lambda model: noted(run, model, corpus, held, partial(numbers.context, place.device)),
     )
 
 
@@ -92,12 +92,14 @@ def given(model: nn.Module, run: Run, source: str) -> None:
         take_over(model, base_of(source), run.objective.process.mask_id, run.seed)
 
 
-def noted(run: Run, model: nn.Module, held: Any, precision: Callable) -> dict[str, Any]:
+def noted(
+    run: Run, model: nn.Module, corpus: Any, held: Any, precision: Callable
+) -> dict[str, Any]:
     """What a run wants to have logged beside its held-out value."""
     if run.notes is None:
         return {}
     with torch.no_grad(), precision():
-        return run.notes(run, model, held)
+        return run.notes(run, model, corpus, held)
 
 
 @torch.no_grad()
