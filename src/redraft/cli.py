@@ -119,7 +119,9 @@ def generate(
     ] = None,
     prompt: Annotated[str, typer.Option(help="what the texts begin with")] = "",
     num: Num = 1,
-    length: Annotated[int | None, typer.Option(min=1, help="new tokens; default: all")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="new tokens; default: all that fit, or 256")
+    ] = None,
     order: OrderOption = None,
     steps: Steps = None,
     temperature: Temperature = None,
@@ -150,7 +152,7 @@ def generate(
         print(f"by {checkpoint}", file=sys.stderr)
     judge = None if classifier is None else open_pretrained(classifier)
     model = guided(open_pretrained(checkpoint), label, guidance, judge)
-    tokens = length or max(1, model.length - len(model.tokenizer.encode(prompt)))
+    tokens = length or max(1, model.room(len(model.tokenizer.encode(prompt))))
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
     sampler = solver_of(model, order, vectors, given)

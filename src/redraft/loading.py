@@ -48,6 +48,7 @@ from redraft.weights import FORMAT, load_weights
 
 WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
 Way = Sampler | Lossless  # of writing
+USUAL = 256  # new tokens of models whose context is far longer than a text
 GAP = re.compile(r"\[\[(\d+)\]\]")
 
 
@@ -63,6 +64,7 @@ class Pretrained:
     length: int  # tokens of a canvas at most
     path: Path
     template: str | None = field(default=None, kw_only=True)  # of chats, in Jinja
+    usual: int | None = field(default=None, kw_only=True)  # tokens to write unless one says
 
     @property
     def causal(self) -> bool:
@@ -113,9 +115,10 @@ class Pretrained:
     ) -> list[str]:
         """`num` texts that begin with `prompt`, which is part of them.
 
-        `length` counts the new tokens; without it the canvas is filled. Text i depends on
-        seed + i alone, not on `num`. Raises BadInput when prompt and length do not fit; a model
-        that writes in blocks goes on beyond its context, where it forgets the older half.
+        `length` counts the new tokens; without it the canvas is filled, or the usual number
+        written. Text i depends on seed + i alone, not on `num`. Raises BadInput when prompt and
+        length do not fit; a model that writes in blocks goes on beyond its context, where it
+        forgets the older half.
         """
         *_, last = self.stream(prompt, num, length, sampler, seed)
         return self.texts(last)
@@ -139,7 +142,7 @@ class Pretrained:
         given: list[int | None] = [*self.tokenizer.encode(prompt)]
         if self.block is not None and length is not None and length > 0:
             return self.run([given + [None] * length] * num, sampler, seed)
-        length = self.length - len(given) if length is None else length
+        length = self.room(len(given)) if length is None else length
         if len(given) >= self.length:
             raise BadInput(f"a prompt of {len(given)} tokens, but the context holds {self.length}")
         if length < 1 or len(given) + length > self.length:
@@ -148,6 +151,11 @@ class Pretrained:
                 f"{self.length}"
             )
         return self.run([given + [None] * length] * num, sampler, seed)
+
+    def room(self, given: int) -> int:
+        """Tokens to write behind so many, unless one says."""
+        room = self.length - given
+        return room if self.usual is None else min(room, self.usual)
 
     def fill(
         self, template: str, num: int = 1, sampler: Way | None = None, seed: int = 0
@@ -198,10 +206,10 @@ class Pretrained:
             if not self.dual:
                 raise BadInput(f"{self.path}: only a dual-stream model verifies its own drafts")
             yield from write(self.model, canvas, sampler, self.tokenizer.eos_id)
-        elif self.block is None:
+        elif self.block is None and not self.causal:
             yield from generate(self.predict(sampler), canvas, sampler, rng)
-        else:
-            front = self.front(self.block, sampler)
+        else:  # a next-token model writes blocks of one
+            front = self.front(self.block or 1, sampler)
             sampler = front.fit(sampler)
             yield from generate_blocks(front, canvas, sampler, rng, self.tokenizer.eos_id)
 
@@ -264,7 +272,8 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
     if is_foreign(path):
         found = open_foreign(path, dtype)
         parts = (found.process, found.mask, found.trained, found.length)
-        return Pretrained(found.model, found.tokenizer, *parts, path, template=found.template)
+        more = {"template": found.template, "usual": USUAL}
+        return Pretrained(found.model, found.tokenizer, *parts, path, **more)
     loaded = own(resolve(path), dtype)
     loaded.model.to(dtype)
     return loaded

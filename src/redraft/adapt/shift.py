@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ class NextToken(nn.Module):
             kv.keep(x[..., None].double())  # the next pass begins behind the last of these
         return h
 
-    def shifted(self, x: Tokens, first: Tokens | None = None) -> Tokens:
+    def shifted(self, x: Tokens, first: Int[Tensor, "B 1"] | None = None) -> Tokens:
         """Everything one place right, `bos_id` in front, or what stands there."""
         first = torch.full_like(x[:, :1], self.bos_id) if first is None else first
         moved = torch.cat([first, x[:, :-1]], dim=1)

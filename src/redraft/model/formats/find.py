@@ -54,7 +54,7 @@ def write(config: Any, kind: Kind) -> dict[str, Any]:
     """The config.json of a network in the first layout that has all it needs. Raises BadInput."""
     why = []
     for module in families():
-        if isinstance(config, getattr(module, "WRITES", ())):
+        if isinstance(config, getattr(module, "WRITES", ())):  # the networks it has words for
             try:
                 return module.write(config, kind)
             except BadInput as error:

@@ -113,6 +113,7 @@ def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tied,
+        "mask_token_id": kind.mask_id,
         "eos_token_id": kind.eos_id,
         "bos_token_id": kind.bos_id,
         "pad_token_id": kind.pad_id,

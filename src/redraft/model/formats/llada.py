@@ -43,7 +43,9 @@ ONLY = {  # what our network has not
 
 def mine(raw: Mapping[str, Any], names: Collection[str]) -> bool:
     """By OLMo's words: LLaDA-MoE has the same type, and some copies of LLaDA-8B name none."""
-    return raw.get("model_type") in (*TYPES, None) and "d_model" in raw and "n_layers" in raw
+    if raw.get("model_type") in TYPES:
+        return "hidden_size" not in raw and "num_experts" not in raw
+    return "model_type" not in raw and "d_model" in raw and "n_layers" in raw
 
 
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
