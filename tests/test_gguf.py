@@ -1,6 +1,7 @@
 """GGUF files: what stands in them, and that a network and a tokenizer come back as they were."""
 
 import struct
+import weakref
 
 import numpy as np
 import pytest
@@ -22,14 +23,16 @@ from tokenizers import (
 import redraft
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal
-from redraft.model.formats import llama
+from redraft.model.formats import gpt2, llama
 from redraft.model.formats.family import Kind
 from redraft.model.formats.gguf import MODULES, GgufTensors, open_checkpoint, turned, unturned
 from redraft.model.formats.gguf_file import FAST, KINDS, open_gguf
 from redraft.model.formats.gguf_tokens import NORMAL_FORMS, SPLITS, cutting
-from redraft.model.formats.gguf_write import add, by_module, write_gguf
-from redraft.model.formats.hf import theirs
+from redraft.model.formats.gguf_write import add, by_module, vocabulary, write_gguf
+from redraft.model.formats.hf import network, theirs
+from redraft.model.layers import gelu_tanh, layer_norm
 from redraft.model.llama import LlamaConfig
+from redraft.model.rope import Even, Llama3
 
 TEXT = (
     "Hello 2024  world,\n\n\tdon't I'LL naïve café e\u0301 😀 ١٢½ \u200b中文 [x] <|im_start|> ..."
@@ -55,7 +58,7 @@ def tokens(pre="gpt-2", marks=("<|endoftext|>", "<|im_start|>", "<|im_end|>")):
     return inner
 
 
-def network(**changes):
+def small(**changes):
     """A Llama none of whose weights is zero."""
     torch.manual_seed(0)
     config = LlamaConfig(**({"vocab_size": 300} | SMALL | changes))
@@ -79,14 +82,14 @@ def written(path, model, dtype="F32", inner=None, **changes):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("gguf") / "tiny.gguf", network())
+    return written(tmp_path_factory.mktemp("gguf") / "tiny.gguf", small())
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"tied": True}, {"n_kv_heads": 4, "attention_bias": True, "out_bias": True}]
 )
 def test_a_network_comes_back_bit_for_bit(tmp_path, changes):
-    model = network(**changes)
+    model = small(**changes)
     loaded = redraft.load(written(tmp_path / "a.gguf", model))
     same = {name: p for name, p in loaded.model.model.named_parameters()}
     assert all(torch.equal(p, same[name]) for name, p in model.named_parameters())
@@ -97,7 +100,7 @@ def test_a_network_comes_back_bit_for_bit(tmp_path, changes):
 
 @pytest.mark.parametrize(("dtype", "most"), [("F16", 2**-10), ("BF16", 2**-8), ("Q8_0", 2**-6)])
 def test_shorter_numbers_are_near(tmp_path, dtype, most):
-    model = network()
+    model = small()
     loaded = redraft.load(written(tmp_path / "a.gguf", model, dtype))
     for (name, p), q in zip(model.named_parameters(), loaded.model.model.parameters(), strict=True):
         assert (p - q).abs().max() <= most * p.abs().max(), name
@@ -185,7 +188,7 @@ def test_every_kind_of_value_is_read(tmp_path):
 @pytest.mark.parametrize("pre", RULES)
 def test_a_tokenizer_comes_back(tmp_path, pre):
     inner = tokens(pre)
-    _, _, back = open_checkpoint(written(tmp_path / "a.gguf", network(), inner=inner))
+    _, _, back = open_checkpoint(written(tmp_path / "a.gguf", small(), inner=inner))
     for text in (TEXT, "", " ", "\n \r\n", "a" * 50, "".join(map(chr, range(32, 500)))):
         ids = inner.encode(text, add_special_tokens=False).ids
         assert back.encode(text, add_special_tokens=False).ids == ids
@@ -226,7 +229,7 @@ def test_tensors_are_looked_at_one_by_one(file):
 
 
 def test_plain_numbers_lie_in_the_file_and_changing_them_leaves_it(tmp_path):
-    path = written(tmp_path / "a.gguf", network())
+    path = written(tmp_path / "a.gguf", small())
     before = path.read_bytes()
     file = open_gguf(path)
     for one in (file.get("output_norm.weight"), file.get("output_norm.weight")):
@@ -237,7 +240,7 @@ def test_plain_numbers_lie_in_the_file_and_changing_them_leaves_it(tmp_path):
 
 def edited(tmp_path, meta=None, drop=(), tensors=None):
     """A file with other metadata or tensors."""
-    source = open_gguf(written(tmp_path / "whole.gguf", network()))
+    source = open_gguf(written(tmp_path / "whole.gguf", small()))
     path = tmp_path / "edited.gguf"
     found = {k: v for k, v in source.meta.items() if k not in drop} | (meta or {})
     writer = GGUFWriter(path, found.pop("general.architecture"))
@@ -342,3 +345,108 @@ def test_an_unreadable_quantisation_is_named(file, tmp_path, number, words):
     (tmp_path / "a.gguf").write_bytes(whole)
     with pytest.raises(BadInput, match=words):
         redraft.load(tmp_path / "a.gguf")
+
+
+def test_the_library_reads_what_is_written(file):
+    theirs, ours = GGUFReader(file), open_gguf(file)
+    assert [each.name for each in theirs.tensors] == list(ours.entries)
+    for each in theirs.tensors:
+        assert tuple(each.shape[::-1]) == ours.entries[each.name].shape
+        assert np.array_equal(each.data, ours.get(each.name).numpy())
+    for key, value in ours.meta.items():
+        assert theirs.fields[key].contents() == (
+            pytest.approx(value) if isinstance(value, float) else value
+        )
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_gpt2_has_columns_for_rows(tmp_path, head):
+    config = LlamaConfig(**({"vocab_size": 300} | GPT2_LIKE), tied=not head)
+    torch.manual_seed(0)
+    model = config.build().eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    weights = theirs(gpt2.read(gpt2.write(config, Kind(True, True)), ()).weights, named(model))
+    writer = GGUFWriter(tmp_path / "a.gguf", "gpt2")
+    for key, value in {"block_count": 2, "embedding_length": 64, "context_length": 32}.items():
+        writer.add_uint32(f"gpt2.{key}", value)
+    writer.add_uint32("gpt2.feed_forward_length", 96)
+    writer.add_uint32("gpt2.attention.head_count", 4)
+    writer.add_float32("gpt2.attention.layer_norm_epsilon", 1e-6)
+    for key, value in vocabulary(tokens(), 300).items():
+        add(writer, key, value)
+    writer.add_eos_token_id(0)
+    places = by_module(MODULES["gpt2"], 2)
+    for name, tensor in weights.items():
+        module, _, end = name.rpartition(".")
+        columns = tensor.ndim > 1 and module.endswith(("c_attn", "c_proj", "c_fc"))
+        bits = (tensor.T if columns else tensor).contiguous().numpy()
+        writer.add_tensor(f"{places[module]}.{end}", bits)
+    finish(writer)
+    loaded = redraft.load(tmp_path / "a.gguf").model.model
+    assert loaded.config == config
+    assert torch.equal(loaded(X, mask=BlockCausal(1)), model(X, mask=BlockCausal(1)))
+
+
+GPT2_LIKE = SMALL | {
+    "n_kv_heads": 4,
+    "rope_theta": None,
+    "norm_eps": 1e-6,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "out_bias": True,
+    "norm": layer_norm,
+    "act": gelu_tanh,
+    "gated": False,
+}
+
+
+def named(model):
+    """Its weights by name."""
+    return dict(model.named_parameters())
+
+
+def test_no_second_copy_is_ever_held(file):
+    raw, tensors, _ = open_checkpoint(file)
+    alive, most = [], 0
+
+    class Watched:
+        where, names = tensors.where, tensors.names
+        shape, dtype = tensors.shape, tensors.dtype
+
+        def get(self, name):
+            nonlocal most
+            found = tensors.get(name).clone()
+            alive.append(weakref.ref(found))
+            most = max(most, sum(each() is not None for each in alive))
+            return found
+
+    network(llama.read(raw, tensors.names()), Watched(), torch.bfloat16)
+    assert len(alive) > 10 and most <= 2
+
+
+def test_stretched_positions_come_back(tmp_path):
+    model = small(stretch=Even(2.0))
+    loaded = redraft.load(written(tmp_path / "a.gguf", model)).model.model
+    assert loaded.config.stretch == Even(2.0)
+    assert torch.equal(loaded(X, mask=BlockCausal(1)), model(X, mask=BlockCausal(1)))
+
+
+def test_what_gguf_cannot_stretch_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="rope_scaling 'llama3' cannot be written"):
+        written(tmp_path / "a.gguf", small(stretch=Llama3(2.0, 1.0, 4.0, 16)))
+
+
+def test_a_rule_without_a_name_is_refused(tmp_path):
+    inner = tokens()
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    with pytest.raises(BadInput, match="cuts text by a rule that"):
+        written(tmp_path / "a.gguf", small(), inner=inner)
+
+
+def test_ids_that_no_text_has_are_left_out(tmp_path):
+    """A network with more rows than its tokenizer has tokens."""
+    _, _, inner = open_checkpoint(written(tmp_path / "a.gguf", small(vocab_size=320)))
+    assert inner.get_vocab_size() == 300 and inner.id_to_token(310) is None

@@ -1,5 +1,6 @@
 """A network's weights in a safetensors file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -42,14 +43,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
             p.copy_(found[name])
 
 
-def put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make a tensor the parameter of that name, wherever it is tied to; nothing is copied."""
-    old = model.get_parameter(name)
-    new = nn.Parameter(tensor, requires_grad=old.requires_grad)
+def put(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Make tensors the parameters of these names, wherever they are tied to; nothing is copied."""
+    homes: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is old:
-                module._parameters[key] = new
+        for key, p in module._parameters.items():
+            if p is not None:
+                homes.setdefault(p, []).append((module, key))
+    named = dict(model.named_parameters())
+    for name, tensor in tensors:
+        new = nn.Parameter(tensor, requires_grad=named[name].requires_grad)
+        for module, key in homes[named[name]]:
+            module._parameters[key] = new
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ def open_gguf(path: str | Path) -> GgufFile:
         raise BadInput(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: not readable as GGUF ({error})") from None
-    cursor = Cursor(memoryview(data))
+    cursor = Cursor(np.asarray(data).data)
     try:
         meta, tensors = header(cursor)
         return GgufFile(path, meta, entries(meta, tensors, cursor.at, len(data)), np.asarray(data))

@@ -103,9 +103,8 @@ def network(read: Read, source: Source, dtype: torch.dtype | None = None) -> nn.
     with torch.device("meta"):
         model = read.config.build()
     check(model, read, source)
-    for name, take in read.weights.items():
-        found = take.read(source)
-        put(model, name, found if dtype is None else found.to(dtype))
+    given = ((name, take.read(source)) for name, take in read.weights.items())
+    put(model, ((name, one if dtype is None else one.to(dtype)) for name, one in given))
     return model.eval()
 
 
