@@ -167,7 +167,7 @@ def test_bits_and_back(size):
         0.5,
     ]
     assert torch.equal(nearest(table, table), torch.arange(size))
-    weight = 2 ** torch.arange(codebook.size - 1, -1, -1)  # most significant first
+    weight = 2 ** torch.arange(codebook.width - 1, -1, -1)  # most significant first
     assert torch.equal(((table > 0) * weight).sum(-1), torch.arange(size))
 
 

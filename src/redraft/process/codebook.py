@@ -21,9 +21,12 @@ def normal(rng: Rng, like: Tensor) -> Float[Tensor, "..."]:
 
 
 class Codebook(ABC):
-    """Subclasses give a vector a token. `size` is D, `scale` what a coordinate is about."""
+    """Subclasses give a vector a token. `scale` is what a coordinate is about."""
 
-    size: int
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D: coordinates of a vector."""
 
     @property
     def scale(self) -> float:
@@ -46,6 +49,10 @@ class Learned(Codebook):
     size: int
     normalised: bool = False
 
+    @property
+    def width(self) -> int:
+        return self.size
+
     def vectors(self, model) -> Table:
         table = model.table.weight
         return unit(table) * math.sqrt(self.size) if self.normalised else table
@@ -58,6 +65,10 @@ class Random(Codebook):
     vocab_size: int
     size: int
     seed: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.size
 
     def vectors(self, model=None) -> Table:
         rng = Rng.of(self.seed, torch.arange(self.vocab_size)).fold("codebook")
@@ -82,7 +93,7 @@ class Bits(Codebook):
             )
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         """ceil(log2 V)."""
         return (self.vocab_size - 1).bit_length()
 
@@ -92,7 +103,7 @@ class Bits(Codebook):
 
     def vectors(self, model=None) -> Table:
         ids = torch.arange(self.vocab_size)[:, None]
-        bit = ids >> torch.arange(self.size - 1, -1, -1) & 1
+        bit = ids >> torch.arange(self.width - 1, -1, -1) & 1
         return ((2 * bit - 1).float() * self.b).to(place(model))
 
     def clip(self, x0):
@@ -107,7 +118,7 @@ class Known(Codebook):
     bounds: Codebook
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         """Columns of the table."""
         return self.table.shape[1]
 

@@ -46,8 +46,8 @@ def recipe(
         length=length,
         model=LatentConfig(
             words.vocab_size,
-            book.size,
-            book.size,
+            book.width,
+            book.width,
             width,
             depth,
             max(1, width // 64),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from redraft.errors import BadInput
@@ -26,23 +26,30 @@ class Ancestral:
     n: int = 256
 
     def __post_init__(self) -> None:
-        if isinstance(self.process, Matrix) and self.process.steps % self.n:
-            raise BadInput(
-                f"{self.n} steps do not divide the {self.process.steps} of the process evenly"
-            )
+        divides(self.process, self.n)
 
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """From 1 down to 1/n."""
-        return (1 - canvas.step.double() / self.n).clamp(min=1 / self.n)[:, None]
+        return span(canvas.step, self.n)[0]
 
     def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
         """Draw xs from q(xs | xt), averaged over the predicted x0."""
-        rng = rng.fold(canvas.step)
-        t = self.time(canvas, rng)
-        s = (t - 1 / self.n).clamp(min=0)
-        last = (canvas.step + 1 >= self.n)[:, None]
-        xs = self.process.reverse(logp, canvas.tokens, t, s.masked_fill(last, 0.0), rng)
+        t, s, last = span(canvas.step, self.n)
+        xs = self.process.reverse(logp, canvas.tokens, t, s, rng.fold(canvas.step))
         return settled(self.process, canvas, canvas.tokens.where(~canvas.open, xs), last)
+
+
+def divides(process: Discrete, n: int) -> None:
+    """BadInput unless n steps are whole numbers of those of the process."""
+    if isinstance(process, Matrix) and process.steps % n:
+        raise BadInput(f"{n} steps do not divide the {process.steps} of the process evenly")
+
+
+def span(step: Int[Tensor, " B"], n: int) -> tuple[Time, Time, Bool[Tensor, "B 1"]]:
+    """Of n equal steps: the time before one, the time after it, and whether it is the last."""
+    t = (1 - step.double() / n).clamp(min=1 / n)[:, None]
+    last = (step + 1 >= n)[:, None]
+    return t, (t - 1 / n).clamp(min=0).masked_fill(last, 0.0), last
 
 
 def settled(process: Discrete, canvas: Canvas, tokens: Tokens, last: Bool[Tensor, "B 1"]) -> Canvas:

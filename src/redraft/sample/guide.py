@@ -16,7 +16,7 @@ from redraft.draw import categorical
 from redraft.errors import BadInput
 from redraft.mask import Documents, Full, Mask
 from redraft.process.discrete import Discrete
-from redraft.sample.ancestral import Ancestral, settled
+from redraft.sample.ancestral import divides, settled, span
 from redraft.sample.predict import Predict
 from redraft.types import Canvas, Logits, Rng, Time, Tokens, Where
 
@@ -74,16 +74,23 @@ class Mixed:
 
 
 @dataclass(frozen=True)
-class Guided(Ancestral, ABC):
-    """Ancestral steps from a changed law of xs, for any process. `step` takes [B, 2, L, V].
+class Guided(ABC):
+    """n ancestral steps from a changed law of xs, for any process. `step` takes [B, 2, L, V].
 
     Subclasses say which law. At the `ends` of gamma it is the process's own, and so is the draw.
     """
 
+    process: Discrete
+    n: int = 256
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
+        divides(self.process, self.n)
         strength(self.gamma)
+
+    def time(self, canvas: Canvas, rng: Rng) -> Time:
+        """From 1 down to 1/n."""
+        return span(canvas.step, self.n)[0]
 
     @abstractmethod
     def law(
@@ -95,12 +102,10 @@ class Guided(Ancestral, ABC):
     def own(self, two: Two) -> Logits | None:
         """The belief whose own reverse step this is, if it is one."""
 
-    def step(self, canvas: Canvas, logp: Two, rng: Rng) -> Canvas:  # pyrefly: ignore
+    def step(self, canvas: Canvas, logp: Two, rng: Rng) -> Canvas:
         """Draw xs from the law where a token may change."""
         rng = rng.fold(canvas.step)
-        t = self.time(canvas, rng)
-        last = (canvas.step + 1 >= self.n)[:, None]
-        s = (t - 1 / self.n).clamp(min=0).masked_fill(last, 0.0)
+        t, s, last = span(canvas.step, self.n)
         own = self.own(logp)
         if own is None:
             xs = self.drawn(logp, canvas, t, s, rng)
