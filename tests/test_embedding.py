@@ -170,6 +170,7 @@ OBJECTIVES = [
         Gaussian(VOCAB, MASK, Random(VOCAB, 3), EDM(0.02, 20.0), F(AsEDM(1.0))), LogNormal()
     ),
     TokenLoss(learned(Tokens(), Straight(), normalised=True)),
+    TokenLoss(learned(Tokens(evidence=True), Straight(), normalised=True)),
     DiffusionLM(learned(X0(), Sqrt())),
     LatentBound(Gaussian(VOCAB, MASK, Bits(VOCAB), CosineVP())),
 ]
@@ -210,7 +211,7 @@ def test_rows_are_independent_and_micro_batches_change_nothing(objective):
 
 
 def test_the_terms_of_diffusion_lm_are_those_of_the_paper():
-    objective = OBJECTIVES[6]
+    objective = OBJECTIVES[7]
     process, model, batch = objective.process, network(objective), batch_of(TEXT)
     rng = Rng.of(0, batch.index)
     _, got, t = objective.scored(model, batch, rng)
@@ -285,6 +286,27 @@ def test_token_estimates_are_mean_vectors_without_the_mask():
         p = model.head(h).index_fill(-1, torch.tensor(MASK), -torch.inf).softmax(-1)
         got = process.denoised(model, h, z, t)
     torch.testing.assert_close(got, p @ process.codebook.vectors(model), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", [Straight(), VP(), EDM(0.01, 30.0)], ids=str)
+def test_with_evidence_what_the_neighbours_tell_is_enough(path):
+    """Independent tokens: constant logits log P are the perfect denoiser, at every noise."""
+
+    class Constant(Exact):
+        def head(self, h):
+            return P.log().float().nan_to_num(neginf=-30.0).expand(*h.shape[:-1], 4)
+
+    z = torch.linspace(-3, 3, 11, dtype=torch.float64)[:, None, None]
+    t = torch.linspace(1, 0.1, 11, dtype=torch.float64)[:, None]
+    known = replace(toy(path), prediction=Tokens(evidence=True))
+    got, want = (
+        process.denoised(model, process.features(model, z, t, Full()), z, t)
+        for process, model in ((known, Constant(path)), (toy(path), Exact(path)))
+    )
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
+    nats = [expected(each, Constant(path)).mean(1) for each in (known, replace(known, path=VP()))]
+    torch.testing.assert_close(nats[0], nats[1], atol=0.06, rtol=0)
+    assert abs((P[[0, 1, 3]] * nats[0]).sum().item() - ENTROPY) < 0.12
 
 
 def test_a_time_for_every_position_is_read():

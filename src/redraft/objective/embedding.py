@@ -21,6 +21,7 @@ from redraft.process.path import CosineVP, Path
 from redraft.process.prediction import X0
 from redraft.types import Batch, Denoiser, Features, Loss, Objective, Rng, Time
 
+Nll = Float[Tensor, " n"]
 HALF = 0.5  # how often a network that is fed back its estimate is shown one in training
 FURTHEST = -7.0  # of log(alpha / sigma) in the bound; what lies beyond is in its prior's share
 CONFUSED = 0.02  # tokens taken for another, in mean, where the bound reads tokens off
@@ -111,6 +112,7 @@ class TokenLoss:
     """Cross-entropy of the tokens under noise, not weighted (CDCD, Dieleman et al. 2022; L2D).
 
     The vectors may be learned if their length is fixed: they are pushed apart, not together.
+    They learn by what the network sees, not by the evidence that is added to its logits.
     """
 
     process: Gaussian
@@ -126,19 +128,19 @@ class TokenLoss:
         """The loss, the cross-entropy at every position (detached), and t."""
         process, seen = self.process, self.mask & Documents(batch.doc)
         t = self.density.time(stratified(batch, rng), process.path)
-        z = process.corrupt(process.codebook.vectors(model)[batch.tokens], t, rng.fold("noise"))
+        table = process.codebook.vectors(model)
+        z = process.corrupt(table[batch.tokens], t, rng.fold("noise"))
         shown = estimate(process, model, z, t, seen, rng)
-        h = process.features(model, z, t, seen, shown)
-        args = (process.vocab_size, self.each, h, batch.target, batch.tokens)
-        total, nll = scored_by(model, *args)
-        return Loss(total, batch.target.sum()), nll, t
+        h, fixed = process.features(model, z, t, seen, shown), table.detach().float()
 
-    def each(
-        self, logits: Float[Tensor, "n V"], x0: Tensor
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Losses and nats of some positions."""
-        nll = -self.process.normalised(logits).gather(-1, x0[:, None]).squeeze(-1)
-        return nll, nll
+        def each(logits: Float[Tensor, "n V"], x0: Tensor, *evidence: Tensor) -> tuple[Nll, Nll]:
+            logp = process.log_tokens(logits, fixed, *evidence)
+            nll = -logp.gather(-1, x0[:, None]).squeeze(-1)
+            return nll, nll
+
+        rows = (batch.tokens, *process.evidence(z.detach(), t))
+        total, nll = scored_by(model, process.vocab_size, each, h, batch.target, *rows)
+        return Loss(total, batch.target.sum()), nll, t
 
     def bound(self, timed: bool) -> Objective:
         """The variational bound."""

@@ -57,7 +57,7 @@ class Gaussian:
 
     def start(self, canvas: Canvas, rng: Rng) -> Canvas:
         """The canvas with its noise; what is given is noised as much as the rest, at every t."""
-        shape = torch.empty(*canvas.tokens.shape, self.codebook.size)
+        shape = torch.empty(*canvas.tokens.shape, self.codebook.width)
         z = self.prior(shape, rng.fold("prior"))
         memo = canvas.memo | {"z": z, "x0": torch.zeros_like(z)}
         first = torch.ones(len(z), 1, dtype=torch.float64)
@@ -89,10 +89,32 @@ class Gaussian:
         if not self.prediction.categorical:
             out = model.head(h).float().to(z)
             return self.codebook.clip(self.prediction.x0(out, z, self.path.at(t).to(z)))
-        table = self.codebook.vectors(model).float()
-        parts = h.flatten(0, 1).split(max(1, CHUNK // self.vocab_size))
-        means = [self.normalised(model.head(part).float()).exp() @ table for part in parts]
+        table, size = self.codebook.vectors(model).float(), max(1, CHUNK // self.vocab_size)
+        pull, curve = (x.flatten(0, 1).split(size) for x in self.evidence(z, t))
+        means = [
+            self.log_tokens(model.head(part).float(), table, one, two).exp() @ table
+            for part, one, two in zip(h.flatten(0, 1).split(size), pull, curve, strict=True)
+        ]
         return torch.cat(means).view(*z.shape).to(z)
+
+    def evidence(self, z: Features, t: Time) -> tuple[Features, Float[Tensor, "B L 1"]]:
+        """What log p(z | token) is linear in: times the token's vector, and its length squared."""
+        at = self.path.at(t).to(z)
+        certain = at.alpha / at.sigma.clamp(min=1e-5) ** 2
+        curve = (certain * at.alpha).expand(*z.shape[:-1], 1)
+        return (certain * z).float(), curve.float()
+
+    def log_tokens(
+        self,
+        logits: Float[Tensor, "*N V"],
+        table: Tensor,
+        pull: Float[Tensor, "*N D"],
+        curve: Float[Tensor, "*N 1"],
+    ) -> Float[Tensor, "*N V"]:
+        """log p(token | z) from a network's logits, and the evidence where it is to be added."""
+        if getattr(self.prediction, "evidence", False):
+            logits = logits + pull @ table.T - curve * table.square().sum(-1) / 2
+        return self.normalised(logits)
 
     def normalised(self, logits: Float[Tensor, "*N V"]) -> Float[Tensor, "*N V"]:
         """log softmax over all but [MASK]."""
@@ -119,6 +141,7 @@ EXAMPLES = (
     Gaussian(7, 3, Learned(8), Sqrt()),
     Gaussian(7, 3, Bits(7), CosineVP(), X0(), feedback=True),
     Gaussian(7, 3, Learned(4, normalised=True), Straight(), Tokens()),
+    Gaussian(7, 3, Learned(4, normalised=True), Straight(), Tokens(evidence=True)),
     Gaussian(7, 3, Random(7, 4), Straight(), Velocity()),
     Gaussian(7, 3, Random(7, 4), CosineVP(), V()),
     Gaussian(7, 3, Random(7, 4), EDM(0.01, 20.0), F(AsEDM(1.0))),

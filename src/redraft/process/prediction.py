@@ -59,8 +59,13 @@ class X0(Prediction):
 
 @dataclass(frozen=True)
 class Tokens(X0):
-    """Logits over tokens: x0 is the mean vector under them (CDCD, L2D)."""
+    """Logits over tokens: x0 is the mean vector under them (CDCD, L2D).
 
+    With `evidence`, log p(z | token) of a position's own noisy vector is added to its logits, by
+    Bayes' rule: the network says only what its neighbours tell (Gulrajani and Hashimoto 2023).
+    """
+
+    evidence: bool = False
     categorical = True
 
 
