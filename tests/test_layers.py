@@ -41,8 +41,8 @@ MAY_IMPORT = {
         "types errors describe schedule mask cache weights condition process model adapt objective "
         "sample data foreign names"
     ),
-    "guided": "types errors condition process objective sample loading",
-    "choose": "errors process sample",
+    "guided": "types errors mask condition process objective sample loading",
+    "choose": "errors process objective sample",
     "magpie": "types errors files describe sample data",
     "recipe": f"{RUNS} loading",
     "progress": f"{RUNS} loading recipe",

@@ -23,6 +23,8 @@ def small(name):
     params = inspect.signature(shipped(name)).parameters
     if "base" in params:  # its network and its tokenizer are those of the base
         return ["base=base", *(word for word in SMALL if word.partition("=")[0] in params)]
+    if "model" in params:  # of vectors, to be guided
+        return ["model=vectors", "words=w", *(w for w in SMALL if w.partition("=")[0] in params)]
     return [*SMALL, *WORDS.get(name, [])]
 
 
@@ -34,6 +36,7 @@ def base(tmp_path_factory):
         patch.chdir(folder)
         (folder / "text.txt").write_text(TEXT)
         list(start(find("ar", SMALL), folder / "run"))
+        list(start(find("flow", SMALL), folder / "vectors"))
     return folder / "run" / "step-00000002"
 
 
@@ -42,6 +45,7 @@ def work(tmp_path, monkeypatch, base):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "base").symlink_to(base)
+    (tmp_path / "vectors").symlink_to(base.parent.parent / "vectors")
     return tmp_path
 
 

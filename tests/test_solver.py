@@ -324,7 +324,7 @@ def test_grids():
 def bits_are(wanted):
     """log p(c | z): how near the vectors are to one token's."""
 
-    def classifier(z, t):
+    def classifier(z, t, doc):
         return -(z - Bits(7).vectors()[wanted].double()).square().sum((-1, -2))
 
     return classifier

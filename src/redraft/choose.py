@@ -1,4 +1,4 @@
-"""From the words of a command line to a sampler. The one place that branches on such words."""
+"""From the words of a command line to samplers and likelihoods; the one place to read them."""
 
 from enum import StrEnum
 
@@ -33,6 +33,28 @@ class Kind(StrEnum):
     sde = "sde"
 
 
+class Likelihood(StrEnum):
+    """How the likelihood of a text is measured."""
+
+    bound = "bound"
+    ode = "ode"
+
+
+def likelihood_of(model, kind: Likelihood, steps: int | None):
+    """The objective that measures it."""
+    from redraft.objective.ode import FlowBound
+    from redraft.process.gaussian import Gaussian
+
+    usual = model.objective
+    if kind is Likelihood.bound:
+        if steps is not None:
+            raise BadInput("--steps is for --likelihood ode")
+        return usual
+    if not isinstance(model.process, Gaussian):
+        raise BadInput("--likelihood ode is for models of vectors; this one has tokens: bound")
+    return FlowBound(model.process, steps or 32, mask=model.mask)
+
+
 def solver_of(model, order: Order | None, vectors: dict, given: dict):
     """The solver that the options describe, for a model of vectors; else None.
 
@@ -60,9 +82,11 @@ def solver_of(model, order: Order | None, vectors: dict, given: dict):
         Kind.dpm: rules.DPM(),
         Kind.sde: rules.SDE(),
     }
-    rule, steps = known[vectors["solver"] or Kind.heun], given["steps"] or 64
-    churn = churn_of(vectors["churn"])
-    return solver.Solver(model.process, rule, steps, clamp=vectors["clamp"], churn=churn)
+    steered = getattr(model, "steered", None)
+    rule = known[vectors["solver"] or (Kind.heun if steered is None else Kind.ddpm)]
+    clamp, churn = vectors["clamp"], churn_of(vectors["churn"])
+    found = solver.Solver(model.process, rule, given["steps"] or 64, clamp=clamp, churn=churn)
+    return found if steered is None else steered(found)
 
 
 def churn_of(text: str | None):

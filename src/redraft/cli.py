@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Kind, Order, options, sampler_of, solver_of
+from redraft.choose import Kind, Likelihood, Order, likelihood_of, options, sampler_of, solver_of
 from redraft.commands.convert import convert
 from redraft.commands.data import app as data
 from redraft.commands.doctor import doctor
@@ -72,6 +72,14 @@ Clamp = Annotated[
         min=0.0, max=1.0, help="for models of vectors: to the nearest token from this t on"
     ),
 ]
+Label = Annotated[int | None, typer.Option(help="write towards this class")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0.0, help="how strongly; 1: as told, more: more so")
+]
+Classifier = Annotated[
+    Path | None,
+    typer.Option(help="a run of `classifier` or `latent_classifier`; --label default: 1"),
+]
 ChurnOption = Annotated[
     str | None,
     typer.Option("--churn", help="noise put back between steps: AMOUNT, or AMOUNT,LOW,HIGH,NOISE"),
@@ -129,13 +137,9 @@ def generate(
     top_p: TopP = None,
     threshold: Threshold = None,
     correct: Correct = None,
-    label: Annotated[int | None, typer.Option(help="write towards this class")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0.0, help="how strongly; 1: as told, more: more so")
-    ] = None,
-    classifier: Annotated[
-        Path | None, typer.Option(help="a run of `classifier` that guides; --label default: 1")
-    ] = None,
+    label: Label = None,
+    guidance: Guidance = None,
+    classifier: Classifier = None,
     solver: SolverOption = None,
     clamp: Clamp = None,
     churn: ChurnOption = None,
@@ -144,14 +148,12 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write texts."""
-    from redraft.guided import guided
-    from redraft.loading import WRITING, newest, open_pretrained
+    from redraft.loading import WRITING, newest
 
     if checkpoint is None:
         checkpoint = newest(RUNS)
         print(f"by {checkpoint}", file=sys.stderr)
-    judge = None if classifier is None else open_pretrained(classifier)
-    model = guided(open_pretrained(checkpoint), label, guidance, judge)
+    model = towards(checkpoint, label, guidance, classifier)
     tokens = length or max(1, model.room(len(model.tokenizer.encode(prompt))))
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
@@ -179,6 +181,9 @@ def infill(
     top_p: TopP = None,
     threshold: Threshold = None,
     correct: Correct = None,
+    label: Label = None,
+    guidance: Guidance = None,
+    classifier: Classifier = None,
     solver: SolverOption = None,
     clamp: Clamp = None,
     churn: ChurnOption = None,
@@ -187,9 +192,9 @@ def infill(
     as_json: Json = False,
 ) -> None:
     """Fill the gaps of a text; [[8]] is a gap of 8 tokens."""
-    from redraft.loading import FILLING, open_pretrained
+    from redraft.loading import FILLING
 
-    model = open_pretrained(checkpoint)
+    model = towards(checkpoint, label, guidance, classifier)
     tokens = model.gaps(template).count(None)
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
@@ -203,6 +208,15 @@ def infill(
         live,
         as_json,
     )
+
+
+def towards(checkpoint: Path, label: int | None, guidance: float | None, classifier: Path | None):
+    """The model, guided if that was asked for."""
+    from redraft.guided import guided
+    from redraft.loading import open_pretrained
+
+    judge = None if classifier is None else open_pretrained(classifier)
+    return guided(open_pretrained(checkpoint), label, guidance, judge)
 
 
 def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:
@@ -234,6 +248,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")
     ] = None,
     field: Annotated[str, typer.Option(help="of .jsonl and .parquet")] = "text",
+    kind: Annotated[
+        Likelihood, typer.Option("--likelihood", help="of a model of vectors: also by its ODE")
+    ] = Likelihood.bound,
+    steps: Annotated[int | None, typer.Option(min=1, help="of the ODE; default: 32")] = None,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -244,11 +262,11 @@ def evaluate(
     from redraft.progress import measured
 
     model = open_pretrained(checkpoint)
-    found = measured(model, text, field, rows, draws, seed)
+    objective = likelihood_of(model, kind, steps)
+    found = measured(model, text, field, rows, draws, seed, objective)
     if as_json:
-        print(
-            json.dumps(asdict(found) | {"checkpoint": str(model.path), "bound": not model.causal})
-        )
+        about = {"checkpoint": str(model.path), "bound": not model.causal, "likelihood": kind.value}
+        print(json.dumps(asdict(found) | about))
         return
     sign = "" if model.causal else "<= "
     interval = "no interval from one row"
@@ -259,6 +277,11 @@ def evaluate(
         f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
         + ("" if model.causal else f", {draws} draws a row")
     )
+    if kind is Likelihood.ode:
+        print(
+            f"by the probability-flow ODE in {objective.steps} steps, and dequantised vectors: a "
+            "bound, but for the error of the steps"
+        )
     if found.unknown:
         print(
             f"note: {found.unknown} of the tokens are unknown to the tokenizer; what they stood "

@@ -3,15 +3,26 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from redraft.condition import Labelled
 from redraft.errors import BadInput
 from redraft.loading import Pretrained
-from redraft.objective.classify import Classify
+from redraft.mask import Documents
+from redraft.objective.classify import Classify, ClassifyVectors
 from redraft.objective.conditional import Conditional
+from redraft.process.gaussian import Gaussian
 from redraft.process.reading import X0
 from redraft.sample.guide import Judged, Mixed, Tempered
 from redraft.sample.predict import Predict, Sampler, bind
-from redraft.types import Denoiser
+from redraft.sample.rules import DDPM
+from redraft.sample.solver import Solver
+from redraft.sample.steer import Steer
+from redraft.types import Denoiser, Features, Time, Tokens
+
+FLUENCY = 0.5  # with it the climb's top is mean + guidance * variance * slope: Bayes' rule at 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +74,30 @@ class Checked(Pretrained):
         return Judged(self.process, max(1, tokens), self.gamma)
 
 
+@dataclass(frozen=True, eq=False)
+class Steered(Pretrained):
+    """Gradient control of vectors by a classifier of noisy ones; gamma weighs its word."""
+
+    classifier: Any
+    label: int
+    gamma: float
+
+    def steered(self, solver: Solver) -> Sampler:
+        """A solver whose steps climb towards the class."""
+        if not self.gamma:
+            return solver
+        return Steer(solver, self.judged, fluency=FLUENCY, scale=self.gamma)
+
+    def judged(self, z: Features, t: Time, doc: Tokens) -> Float[Tensor, " B"]:
+        """log p(label | z)."""
+        h = self.process.features(self.classifier, z, t, self.mask & Documents(doc))
+        return self.classifier.verdicts(h, doc >= 0).log_softmax(-1)[:, self.label]
+
+    def sampler(self, tokens: int) -> Sampler:
+        """Ancestral steps, as the method's authors have them."""
+        return self.steered(Solver(self.process, DDPM(), 64))
+
+
 def guided(
     model: Pretrained,
     label: int | None = None,
@@ -70,7 +105,7 @@ def guided(
     judge: Pretrained | None = None,
 ) -> Pretrained:
     """The model that writes towards a class. Raises BadInput for what does not go together."""
-    if isinstance(model.trained, Classify):
+    if isinstance(model.trained, Classify | ClassifyVectors):
         raise BadInput(f"{model.path}: a classifier judges texts, it writes none")
     if label is None and judge is None:
         if guidance is not None:
@@ -81,6 +116,8 @@ def guided(
     if judge is not None:
         fits(model, judge)
         label = known(1 if label is None else label, judge)
+        if isinstance(judge.trained, ClassifyVectors):
+            return Steered(**same, classifier=judge.model, label=label, gamma=gamma)
         return Checked(**same, classifier=judge.model, label=label, gamma=gamma)
     if not isinstance(model.trained, Conditional):
         raise BadInput(
@@ -99,14 +136,23 @@ def known(label: int, model: Pretrained) -> int:
 
 def fits(model: Pretrained, judge: Pretrained) -> None:
     """BadInput unless the one can guide the other."""
-    if not isinstance(judge.trained, Classify):
+    if not isinstance(judge.trained, Classify | ClassifyVectors):
         raise BadInput(f"{judge.path}: no classifier; train one with `redraft train classifier`")
     if model.causal:
         raise BadInput(f"{model.path}: an autoregressive model cannot be guided by a classifier")
     if judge.tokenizer.inner.to_str() != model.tokenizer.inner.to_str():
         raise BadInput(f"{judge.path} has another tokenizer than {model.path}")
-    one, two = (cast(Any, replace(cast(Any, x.process), reading=X0())) for x in (judge, model))
-    if one != two:
+    if not same_noise(model.process, judge.process):
         raise BadInput(f"{judge.path} was trained on another noise than {model.path}")
     if judge.length < model.length:
         raise BadInput(f"{judge.path} reads {judge.length} tokens, the model writes {model.length}")
+
+
+def same_noise(one: Any, two: Any) -> bool:
+    """Whether two processes corrupt alike: for vectors, the same ones on the same path."""
+    vectors = [isinstance(each, Gaussian) for each in (one, two)]
+    if all(vectors):
+        tables = [each.codebook.vectors(None) for each in (one, two)]
+        alike = tables[0].shape == tables[1].shape and torch.allclose(*tables, atol=1e-5)
+        return alike and one.path == two.path
+    return not any(vectors) and replace(one, reading=X0()) == replace(two, reading=X0())

@@ -21,7 +21,7 @@ from redraft.mask import BlockCausal, Mask
 from redraft.names import located
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
-from redraft.objective.classify import Classify
+from redraft.objective.classify import Classify, ClassifyVectors
 from redraft.objective.dual import DualBound
 from redraft.objective.nelbo import NELBO
 from redraft.process.discrete import Discrete
@@ -101,7 +101,7 @@ class Pretrained:
     @property
     def objective(self) -> Objective:
         """The tightest estimator of its likelihood. Raises BadInput for a classifier."""
-        if isinstance(self.trained, Classify):
+        if isinstance(self.trained, Classify | ClassifyVectors):
             raise BadInput(f"{self.path}: a classifier of noisy texts has no likelihood of text")
         return self.trained.bound(getattr(self.model, "timed", True))
 
@@ -195,7 +195,7 @@ class Pretrained:
         """From rows with gaps to full ones."""
         if not rows:
             raise BadInput("asked for 0 texts")
-        if isinstance(self.trained, Classify):
+        if isinstance(self.trained, Classify | ClassifyVectors):
             raise BadInput(f"{self.path}: a classifier judges texts, it writes none")
         rng = Rng.seeds(*range(seed, seed + len(rows)))
         blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)

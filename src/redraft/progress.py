@@ -23,7 +23,7 @@ from redraft.loading import Pretrained
 from redraft.recipe.base import Run
 from redraft.train.loop import Told
 from redraft.train.parallel import precision
-from redraft.types import Batch
+from redraft.types import Batch, Objective
 
 EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -106,10 +106,12 @@ def measured(
     rows: int | None = None,
     draws: int = 8,
     seed: int = 0,
+    objective: Objective | None = None,
 ) -> Estimate:
-    """Bits per byte of text files."""
+    """Bits per byte of text files, by the model's usual objective or by another."""
     found = documents(list(texts), field)
-    return over(model, texts_as_rows(found, model.tokenizer, model.length, rows), draws, seed)
+    held = texts_as_rows(found, model.tokenizer, model.length, rows)
+    return over(model, held, draws, seed, objective)
 
 
 def measured_corpus(model: Pretrained, run: Run, rows: int | None, draws: int) -> Estimate:
@@ -139,7 +141,9 @@ def clips(model: Pretrained, run: Run, rows: int, draws: int, seed: int) -> list
         return search(model.model, model.trained, batches(), draws=draws, seed=seed)
 
 
-def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:
+def over(
+    model: Pretrained, held, draws: int, seed: int, objective: Objective | None = None
+) -> Estimate:
     """Bits per byte of documents in rows, with a progress bar."""
     device = next(model.model.parameters()).device
     numbers = precision("auto", device)
@@ -148,7 +152,7 @@ def over(model: Pretrained, held, draws: int, seed: int) -> Estimate:
         task = progress.add_task("evaluating", total=len(held), note="")
         return likelihood(
             model.model,
-            model.objective,
+            objective or model.objective,
             held,
             draws=draws,
             rows=max(1, 64 // draws),

@@ -26,10 +26,11 @@ class LatentConfig:
     n_heads: int
     max_len: int
     cond_width: int = 128
-    learned: bool = True  # whether it holds a table of vectors that training moves
+    learned: bool = True  # whether it holds a table of vectors
     rope_theta: float = 10000.0
     time_scale: float = 1000.0
     init_std: float = 0.02
+    frozen: bool = False  # whether training leaves the table as it is
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.out < 1:
@@ -64,6 +65,7 @@ class Latent(nn.Module):
         self.config, trunk = config, config.trunk
         if config.learned:
             self.table = nn.Embedding(config.vocab_size, config.size)
+            self.table.weight.requires_grad_(not config.frozen)
         self.enter = nn.Linear(2 * config.size, config.width)
         self.time = TimeEmbedding(trunk)
         self.layers = nn.ModuleList(Layer(trunk) for _ in range(config.depth))

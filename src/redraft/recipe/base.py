@@ -23,6 +23,7 @@ class Run:
     eval_rows: int = 64  # held-out rows that each evaluation during training looks at
     init: str | None = None  # folder of weights to begin from; what they lack begins fresh
     notes: Callable[..., dict] | None = None  # (run, model, corpus, held) -> what else to log
+    earlier: Any = None  # the run that this one builds on, a value of recipe/earlier.py
 
     def check(self, corpus: Any) -> None:
         """Raises BadInput unless the run fits together and was made for this vocabulary."""

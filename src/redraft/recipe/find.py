@@ -15,7 +15,7 @@ from redraft.errors import BadInput
 from redraft.recipe.base import Run
 
 FOLDER = Path(__file__).parent
-NOT_RECIPES = {"__init__", "base", "find", "given", "parts", "start"}
+NOT_RECIPES = {"__init__", "base", "earlier", "find", "given", "parts", "start"}
 
 
 def names() -> list[str]:

@@ -20,6 +20,7 @@ from redraft.loading import open_pretrained
 from redraft.model.bert import BertConfig
 from redraft.model.formats import bert
 from redraft.recipe.base import Run
+from redraft.recipe.earlier import same_words
 from redraft.recipe.given import base_of, take_over
 from redraft.train import checkpoint
 from redraft.train.loop import Told, train
@@ -39,18 +40,24 @@ def start(
     corpus = run.data.corpus()
     run.check(corpus)
     numbers = precision(run.plan.precision, place.device)
-    model = initial(run, numbers.dtype)
-    if run.init is not None and not (again and checkpoint.steps(out)):
+    model, fresh = initial(run, numbers.dtype), not (again and checkpoint.steps(out))
+    if run.init is not None and fresh:
         given(model, run, run.init)
+    if run.earlier is not None:
+        same_words(run.earlier.folder, corpus)
+        if fresh:
+            run.earlier.begin(model)
     rows = run.data.rows(corpus, run.length, run.seed)
     held = run.data.held(corpus, run.length, run.eval_rows)
-    measure = run.objective.bound(getattr(model, "timed", True))
+    learned, measure = run.objective, run.objective.bound(getattr(model, "timed", True))
+    if run.earlier is not None:
+        learned, measure = run.earlier.objectives(learned, measure, place.device)
     if place.rank == 0:
         claim(run, out, again, corpus)
     wait()
     return train(
         model,
-        run.objective,
+        learned,
         lambda step: rows.batch(step, run.plan.rows, place.rank, place.ranks),
         run.plan,
         run.seed,

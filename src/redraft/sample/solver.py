@@ -18,8 +18,9 @@ from redraft.process.codebook import normal
 from redraft.process.gaussian import Gaussian
 from redraft.process.path import Point
 from redraft.sample.grid import Churn, Even, Grid, Track, track
+from redraft.sample.predict import generate
 from redraft.sample.rules import DDIM, Around, Heun, Memo, Moved, Rule, Step, straight_frame
-from redraft.types import Canvas, Features, Rng, Time
+from redraft.types import Canvas, Features, Rng, Time, Tokens
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,13 @@ def bind(model, process: Gaussian, mask: Mask | None = None):
         return process.denoised(model, process.features(model, z, t, seen, shown), z, t)
 
     return predict
+
+
+def ends(solver: Solver, model, mask: Mask, noise: Features, doc: Tokens) -> Tokens:
+    """The text that the flow leads noise of unit variance to, every position being free."""
+    free, z = torch.ones_like(doc, dtype=torch.bool), solver.process.path.start * noise
+    memo = {"z": z, "x0": torch.zeros_like(z)}
+    canvas = Canvas(torch.zeros_like(doc), free, free, torch.zeros_like(doc[:, 0]), doc, memo)
+    predict = bind(model, solver.process, mask)
+    *_, last = generate(predict, canvas, solver, Rng(torch.zeros_like(doc[:, 0])))
+    return last.tokens

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from redraft.process.gaussian import Gaussian
 from redraft.sample.solver import Solver
-from redraft.types import Canvas, Features, Rng, Time
+from redraft.types import Canvas, Features, Rng, Time, Tokens
 
 
 @dataclass(frozen=True, eq=False)
 class Steer:
     """Gradient control (Li et al. 2022): after every step, climb log p(c | z) near the step's mean.
 
-    `classifier(z, t)` gives log p(c | z), one number a row. Adagrad, `updates` times with rate
+    `classifier(z, t, doc)` gives log p(c | z), one number a row. Adagrad, `updates` times with rate
     `rate`, on -scale log p(c | z) + fluency |z - mean|^2 / variance (1 where it is 0). One
     Adagrad serves all updates of a step; the authors' code begins a new one for each.
     """
 
     inner: Solver
-    classifier: Callable[[Features, Time], Float[Tensor, " B"]]
+    classifier: Callable[[Features, Time, Tokens], Float[Tensor, " B"]]
     rate: float = 0.1
     updates: int = 3
     fluency: float = 0.01
@@ -49,7 +49,7 @@ class Steer:
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 far = ((leaf - mean) ** 2 / variance * free).sum()
-                loss = self.fluency * far - self.scale * self.classifier(leaf, t).sum()
+                loss = self.fluency * far - self.scale * self.classifier(leaf, t, canvas.doc).sum()
                 (slope,) = torch.autograd.grad(loss, leaf)
             seen = seen + slope**2
             moved = z - self.rate * slope / (seen.sqrt() + 1e-10)
