@@ -305,7 +305,7 @@ def test_with_evidence_what_the_neighbours_tell_is_enough(path):
     )
     torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
     nats = [expected(each, Constant(path)).mean(1) for each in (known, replace(known, path=VP()))]
-    torch.testing.assert_close(nats[0], nats[1], atol=0.06, rtol=0)
+    torch.testing.assert_close(nats[0], nats[1], atol=0.1, rtol=0)  # both are draws
     assert abs((P[[0, 1, 3]] * nats[0]).sum().item() - ENTROPY) < 0.12
 
 

@@ -27,7 +27,7 @@ from redraft.sample.rules import (
     straight_frame,
 )
 from redraft.sample.solver import Solver
-from redraft.sample.steer import Steer
+from redraft.sample.steer import Shift, Steer
 from redraft.types import Rng
 
 MU, SD = 0.7, 0.5
@@ -360,6 +360,32 @@ def test_steering_climbs_the_classifier_and_leaves_what_is_given():
     assert (led.tokens[:, 0] == 0).all()
     *_, near = generate(world, begun, Steer(plain, bits_are(6), rate=0.3, fluency=1e6), rng)
     assert (near.tokens[:, 1:] == 6).float().mean() < share[1]
+
+
+def test_shifting_by_the_true_classifier_is_bayes_rule():
+    """Bits are -1 or 1, each as likely; it asks for one bit of one position, and for no other."""
+    canvas = blank([[0, None, None]] * 300, MASK, PAD)
+    process, rng = Gaussian(7, MASK, Bits(7), VP()), Rng.seeds(*range(300))
+    begun = process.start(canvas, rng)
+    plain = Solver(process, DDPM(), 60)
+
+    def world(canvas, t):
+        return two(process.path, canvas.memo["z"], t)
+
+    def positive(z, t, doc):  # log p(bit is 1 | z)
+        at = process.path.at(t).to(z)
+        return torch.nn.functional.logsigmoid(2 * at.alpha * z / at.sigma**2)[:, 1, 0]
+
+    def signs(scale):
+        *_, last = generate(world, begun, Shift(plain, positive, scale), rng)
+        return (Bits(7).vectors()[last.tokens] > 0).double().mean(0), last
+
+    (free, still), (half, _), (led, last) = signs(0.0), signs(0.5), signs(1.0)
+    *_, want = generate(world, begun, plain, rng)
+    assert torch.equal(still.memo["z"], want.memo["z"])
+    assert abs(free[1, 0] - 0.5) < 0.12 and 0.7 < half[1, 0] < 0.99 and led[1, 0] > 0.97
+    others = torch.cat([led[1, 1:], led[2]]) - torch.cat([free[1, 1:], free[2]])
+    assert others.abs().max() < 0.12 and (last.tokens[:, 0] == 0).all()
 
 
 def test_a_flow_learned_from_its_own_pairs_is_straight():

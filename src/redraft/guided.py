@@ -19,10 +19,8 @@ from redraft.sample.guide import Judged, Mixed, Tempered
 from redraft.sample.predict import Predict, Sampler, bind
 from redraft.sample.rules import DDPM
 from redraft.sample.solver import Solver
-from redraft.sample.steer import Steer
+from redraft.sample.steer import Shift
 from redraft.types import Denoiser, Features, Time, Tokens
-
-FLUENCY = 0.5  # with it the climb's top is mean + guidance * variance * slope: Bayes' rule at 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +74,7 @@ class Checked(Pretrained):
 
 @dataclass(frozen=True, eq=False)
 class Steered(Pretrained):
-    """Gradient control of vectors by a classifier of noisy ones; gamma weighs its word."""
+    """Vectors shifted by a classifier of noisy ones; gamma weighs its word."""
 
     classifier: Any
     label: int
@@ -86,7 +84,7 @@ class Steered(Pretrained):
         """A solver whose steps climb towards the class."""
         if not self.gamma:
             return solver
-        return Steer(solver, self.judged, fluency=FLUENCY, scale=self.gamma)
+        return Shift(solver, self.judged, self.gamma)
 
     def judged(self, z: Features, t: Time, doc: Tokens) -> Float[Tensor, " B"]:
         """log p(label | z)."""
