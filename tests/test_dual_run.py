@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from redraft.cli import main
+from redraft.convert import Layout, Numbers, convert
 from redraft.data.loader import texts_as_rows
 from redraft.data.text import documents
 from redraft.errors import BadInput
@@ -132,3 +134,41 @@ def test_plain_text_will_do_for_data(made, monkeypatch):
         start(find("smollm2_dual", [*WORDS, "text=text.txt", "soft=0.5"]), made[0] / "text")
     )
     assert [t.state.step for t in told] == [1, 2] and told[-1].held_out is not None
+
+
+@pytest.mark.parametrize("layout", [Layout.peft, Layout.redraft])
+def test_it_is_written_in_other_layouts_and_is_the_same(model, tmp_path, layout):
+    convert("run", tmp_path / "out", layout)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert ("adapter_model.safetensors" in names) == (layout is Layout.peft)
+    again = open_pretrained(tmp_path / "out")
+    mine, theirs = model.model.saved_parameters(), again.model.saved_parameters()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+    assert again.generate("say 5", length=6) == model.generate("say 5", length=6)
+    convert("run", tmp_path / "half", layout, Numbers.BF16)
+    half = open_pretrained(tmp_path / "half").model.saved_parameters()
+    assert all(torch.equal(half[k], mine[k].bfloat16().float()) for k in mine)
+
+
+def test_what_has_no_adapters_is_not_written_as_such(made, monkeypatch, tmp_path):
+    monkeypatch.chdir(made[0])
+    with pytest.raises(BadInput, match="for adapters"):
+        convert("base", tmp_path / "out", Layout.peft)
+
+
+def test_the_command_line_writes_both_ways(made, monkeypatch, capsys):
+    monkeypatch.chdir(made[0])
+    found = []
+    for words in ([], ["--order", "left"], ["--threshold", "0.5"], ["--steps", "4"]):
+        monkeypatch.setattr(
+            "sys.argv", ["redraft", "generate", "run", "--prompt", "say 5", "--length", "6", *words]
+        )
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        found.append(capsys.readouterr().out)
+    assert all(text.startswith("say 5") for text in found)
+    monkeypatch.setattr("sys.argv", "redraft generate run --order left --threshold 0.5".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and "does not go with --threshold" in capsys.readouterr().err

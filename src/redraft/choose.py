@@ -113,6 +113,12 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
         tokens, given = within(model.block, tokens, given)
     if model.causal:
         return leftmost(order, draw, given)
+    if getattr(model, "dual", False):
+        if order is Order.left:
+            return verified(model, given)
+        if order is None and not any(given.values()):
+            return model.sampler(tokens)
+        usual = Order.confidence
     if getattr(model, "own_steps", False):
         if order not in (None, Order.ancestral):
             raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
@@ -148,6 +154,14 @@ def leftmost(order: Order | None, draw, given: dict):
         raise BadInput(f"--order {order.value}: this model writes from left to right only")
     refuse("an autoregressive model", given, "steps", "threshold", "correct")
     return unmask.Unmask(unmask.leftmost, unmask.TopK(1), drawing(draw, given))
+
+
+def verified(model, given: dict):
+    """From left to right by drafts that the frozen network verifies: its own greedy text."""
+    from redraft.sample.lossless import Lossless
+
+    refuse("--order left", given, "steps", "temperature", "top-k", "top-p", "threshold", "correct")
+    return Lossless(model.tokenizer.mask_id, model.block)
 
 
 def drawing(draw, given: dict):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from redraft.adapt.shift import NextToken, NextTokenConfig, Shifted, ShiftedConfig
+from redraft.adapt.side import Side
 from redraft.describe import describe
 from redraft.errors import BadInput
 from redraft.files import replacing, replacing_file
@@ -18,7 +19,7 @@ from redraft.loading import Pretrained, open_pretrained
 from redraft.model.formats import find, llada, llama, qwen
 from redraft.model.formats.gguf_write import WRITTEN, write_gguf
 from redraft.model.formats.hf import INDEX, SINGLE, theirs
-from redraft.weights import FORMAT
+from redraft.weights import FORMAT, own
 
 Chosen = TypeVar("Chosen", bound=StrEnum)
 SHARD = 5 * 10**9  # bytes of a file of weights, at most
@@ -30,6 +31,7 @@ class Layout(StrEnum):
     hf = "hf"
     gguf = "gguf"
     redraft = "redraft"
+    peft = "peft"
 
 
 class Numbers(StrEnum):
@@ -80,7 +82,7 @@ def convert(
             with replacing_file(out) as part:
                 write_file(model, part, numbers)
         else:
-            write_own(model, out, numbers)
+            write_own(model, out, numbers, to is Layout.peft)
     except BadInput as error:
         raise BadInput(f"{source}: {error}") from None
 
@@ -131,8 +133,10 @@ def worded(config: Any, kind: Any) -> dict[str, Any]:
     raise BadInput(f"GGUF has no architecture for this network; it has those of {known}")
 
 
-def write_own(model: Pretrained, out: Path, numbers: Numbers | None) -> None:
-    """A checkpoint of redraft."""
+def write_own(model: Pretrained, out: Path, numbers: Numbers | None, peft: bool = False) -> None:
+    """A checkpoint of redraft; with `peft`, its adapters in the layout of that library."""
+    if peft and not isinstance(model.model, Side):
+        raise BadInput("--to peft is for adapters; this model has none of its own")
     config = {
         "format": FORMAT,
         "model": describe(shape_of(model.model)),
@@ -144,7 +148,10 @@ def write_own(model: Pretrained, out: Path, numbers: Numbers | None) -> None:
     with replacing(out) as part:
         write_json(part / "config.json", config)
         model.voice.write(part)
-        save_file(parameters(model.model, numbers), part / SINGLE)
+        if isinstance(model.model, Side) and peft:
+            model.model.write(part, None if numbers is None else DTYPES[numbers])
+        else:
+            save_file(parameters(model.model, numbers), part / SINGLE)
 
 
 def inside(model: Pretrained) -> Any:
@@ -173,7 +180,7 @@ def shape_of(model: Any) -> Any:
 def parameters(model: nn.Module, numbers: Numbers | None) -> dict[str, Tensor]:
     """The weights by name, tied ones once, in these numbers."""
     dtype = None if numbers is None else DTYPES[numbers]
-    found = {name: p.detach().to(dtype).contiguous() for name, p in model.named_parameters()}
+    found = {name: p.detach().to(dtype).contiguous() for name, p in own(model).items()}
     for name, p in found.items():
         if dtype is torch.float16 and not p.isfinite().all():
             raise BadInput(f"{name} has numbers too large for F16: choose BF16 or F32")

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from redraft.adapt import lora
 from redraft.adapt.shift import NextToken, NextTokenConfig
 from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import Tokenizer
@@ -312,9 +313,18 @@ def weights_in(folder: Path) -> Path:
     return average if average.exists() else folder / "model.safetensors"
 
 
-def beside(shape: SideConfig, dtype: torch.dtype | None) -> nn.Module:
-    """A network beside its base. Raises BadInput where that is missing or another."""
-    return shape.on_base(lambda name: open_pretrained(name, dtype).model)
+def network_in(folder: Path, shape: Any, dtype: torch.dtype | None) -> nn.Module:
+    """The network of a checkpoint; one that stands beside a base gets that first."""
+    with torch.random.fork_rng(devices=[]):
+        if isinstance(shape, SideConfig):
+            model = shape.on_base(lambda name: open_pretrained(name, dtype).model)
+            if (folder / lora.WEIGHTS).exists():
+                model.read(folder)
+                return model
+        else:
+            model = shape.build()
+    load_weights(model, weights_in(folder))
+    return model
 
 
 def own(folder: Path, dtype: torch.dtype | None = None) -> Pretrained:
@@ -329,11 +339,7 @@ def own(folder: Path, dtype: torch.dtype | None = None) -> Pretrained:
             f"{folder}: the network has {told.shape.vocab_size} tokens, its process "
             f"{process.vocab_size}, tokenizer.json {tokenizer.vocab_size}"
         )
-    with torch.random.fork_rng(devices=[]):
-        model = (
-            beside(told.shape, dtype) if isinstance(told.shape, SideConfig) else told.shape.build()
-        )
-    load_weights(model, weights_in(folder))
+    model = network_in(folder, told.shape, dtype)
     if isinstance(process, Gaussian):
         process = process.settled(model)
     parts = (process, told.mask, told.trained, told.length, folder)

@@ -139,7 +139,9 @@ def base_weights(network: nn.Module) -> dict[str, Tensor]:
     """The frozen weights by the names that they had before there were adapters."""
     own = {f"{name}.{each}" for name, _ in adapters(network) for each in ("a", "b")}
     named = dict(network.named_parameters())
-    return {name.replace(".base.", "."): p for name, p in named.items() if name not in own}
+    found = {name.replace(".base.", "."): p for name, p in named.items() if name not in own}
+    found.pop("embedding.mask", None)
+    return found
 
 
 def fingerprint(weights: dict[str, Tensor], per_tensor: int = 64) -> str:

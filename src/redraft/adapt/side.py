@@ -11,20 +11,25 @@ Row i of either stream speaks of token i + 1, as the head of a next-token networ
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from redraft.adapt import lora
 from redraft.adapt.lora import Lora, Origin, Scope, base_weights, fingerprint
 from redraft.cache.store import Beside, Ragged
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Mask, Seats, beside
 from redraft.model.llama import LlamaConfig
 from redraft.types import Features, Logits, Tokens
+from redraft.weights import read_tensors
 
+MASK = "mask.safetensors"
 Noisy = Int[Tensor, "B N"]
 NoisyFeatures = Float[Tensor, "B N D"]
 NEVER = -1e4  # the logit of a token that cannot be: finite, so that 0 * log p stays 0
@@ -81,13 +86,27 @@ class Side(nn.Module):
 
     def base_weights(self) -> dict[str, Tensor]:
         """The frozen weights, by the names of the network without a side stream."""
-        found = base_weights(self.model)
-        found.pop("embedding.mask", None)
-        return found
+        return base_weights(self.model)
 
     def saved_parameters(self) -> dict[str, Tensor]:
         """What a checkpoint holds: all but the frozen network."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def write(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """What is learned in PEFT's layout, and the vector of the mask in a file of its own."""
+        lora.save(self.model, folder, self.config.lora, self.origin, dtype)
+        mask = self.model.embedding.mask.detach()
+        save_file({"mask": mask.to(dtype or mask.dtype)}, folder / MASK)
+
+    @torch.no_grad()
+    def read(self, folder: Path) -> None:
+        """The inverse of `write`. Raises BadInput, in one line, for what does not fit."""
+        lora.fill(self.model, folder, lora.read(folder)[1])
+        found = read_tensors(folder / MASK).get("mask")
+        mask = self.model.embedding.mask
+        if found is None or found.shape != mask.shape:
+            raise BadInput(f"{folder / MASK}: not the vector of a mask of {len(mask)} numbers")
+        mask.copy_(found)
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Hold the frozen weights in another precision; what is learned stays in float32."""
