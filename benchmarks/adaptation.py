@@ -118,8 +118,8 @@ def trained(run: Run, out: Path) -> tuple[Pretrained, dict]:
     """The run, begun or gone on with; what it has cost."""
     last = 0
     for told in start(run, out, again=bool(checkpoint.steps(out))):
-        if told.state.step * 10 // run.plan.steps > last:
-            last = told.state.step * 10 // run.plan.steps
+        if int(10 * told.progress) > last:
+            last = int(10 * told.progress)
             print(f"{out.name}: {10 * last} %, loss {told.stepped.loss:.3f}", flush=True)
     newest = checkpoint.folder(out, checkpoint.steps(out)[-1])
     state = json.loads((newest / "state.json").read_text())

@@ -224,11 +224,15 @@ class BlockAnyOrder:
     def scored(self, model: Denoiser, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position (detached), and k/n in place of t."""
         share, xt = self.drawn(batch, rng)
+        return *self.given(model, batch, share, xt), share
+
+    def given(self, model: Denoiser, batch: Batch, t: Time, xt: Tokens) -> tuple[Loss, Nats]:
+        """The loss and the nats of rows that are noised already; t is k/n."""
         noised = self.process.noisy(xt) & batch.target
-        way = self.reduce(noised, batch.target, noised / share)
+        way = self.reduce(noised, batch.target, noised / t)
         h = doubled(model, batch, xt, None, self.size, self.causal)
         total, nll = scored_nll(model, self.process, h, batch.tokens, way.weight, way.path)
-        return Loss(total, way.count), nll / share.float(), share
+        return Loss(total, way.count), nll / t.float()
 
     def drawn(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, "B L"], Tokens]:
         """k/n in place of t, and the corrupted rows."""

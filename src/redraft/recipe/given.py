@@ -123,8 +123,8 @@ def take_over(model: nn.Module, base: Pretrained, mask_id: int, seed: int) -> No
 
 def rows(weight: Tensor, base: Pretrained, name: str) -> bool:
     """Whether a weight has one row for every token of the base."""
-    size = bare(base.model).config.vocab_size
-    return len(weight) == size and name.startswith(("embedding.", "unembedding."))
+    config: Any = bare(base.model).config
+    return len(weight) == config.vocab_size and name.startswith(("embedding.", "unembedding."))
 
 
 def fitted(table: Tensor, size: int, rng: torch.Generator) -> Tensor:
