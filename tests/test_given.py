@@ -165,6 +165,9 @@ def test_every_recipe_begins_at_the_base_and_can_be_used(name, rank, work):
     assert measured(model, ["text.txt"], rows=2, draws=1).bpb > 0
     *_, last = model.stream("All the", length=9, seed=1)
     assert last.tokens.shape == (1, 16) and not (last.tokens == 257).any()
+    if model.block is not None:  # NBDiff's finished text is an autoregressive network's
+        front = model.front(model.block, model.sampler(9))
+        assert front.finished == BlockCausal(1 if name == "nbdiff" else model.block)
     if model.block is None:
         *_, filled = model.fill("All [[3]] world")
         assert filled.tokens.shape == (1, 13) and not filled.noisy.any()

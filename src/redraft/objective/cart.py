@@ -27,8 +27,9 @@ class Cart:
     def __call__(self, noised: Where, doc: Tokens) -> Float[Tensor, "B L"]:
         """The weight of every noised position, 0 elsewhere."""
         at = torch.arange(noised.shape[1], device=noised.device)
-        distance = (at[:, None] - at).abs()
-        near = self.p * (1 - self.p) ** (distance - 1).clamp(min=0).double() * (distance > 0)
+        # distance 0 never counts: a mask is no clear neighbour of itself
+        between = ((at[:, None] - at).abs() - 1).clamp(min=0)
+        near = self.p * (1 - self.p) ** between.double()
         together = (doc[:, :, None] == doc[:, None]) & ~noised[:, None]
         return (together * near).sum(-1) / 2 * noised
 
