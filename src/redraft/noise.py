@@ -60,14 +60,15 @@ def random(noise: dit.Random, V: int, kind: Kind) -> Aim:
 
 def hybrid(noise: dit.Hybrid, V: int, kind: Kind) -> Aim:
     """GIDD (von Ruette et al. 2025)."""
-    process = Gidd(V, kind.mask_id, noise.p_uniform)  # pyrefly: ignore
+    assert kind.mask_id is not None
+    process = Gidd(V, kind.mask_id, noise.p_uniform)
     return Aim(process, Full(), GeneralNELBO(process))
 
 
 def entropy(noise: dit.Entropy, V: int, kind: Kind) -> Aim:
     """SEDD (Lou et al. 2024)."""
-    even = noise.most is None
-    schedule = LogLinear(noise.least) if even else Geometric(noise.least, noise.most)
+    most = noise.most
+    schedule = LogLinear(noise.least) if most is None else Geometric(noise.least, most)
     mask = kind.mask_id if noise.masks else None
     process = Mixing(V, mask, 0.0 if noise.masks else 1.0, schedule, Score(noise.scaled))
     return Aim(process, Full(), GeneralNELBO(process), schedule)

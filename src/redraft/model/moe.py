@@ -121,7 +121,8 @@ class Router(nn.Module):
         """
         if self.bias is not None:
             load = self.load.double()
-            self.bias += self.experts.routing.rate * (load.mean() - load).sign().to(self.bias)
+            lacking = (load.mean() - load).sign().to(self.bias)
+            self.bias.add_(lacking, alpha=self.experts.routing.rate)
         self.load.zero_()
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,17 +24,6 @@ class Stepped:
     loss: float  # total / count over all ranks and micro-batches
     grad_norm: float
     by_t: list[float]  # nats per target in BINS equal intervals of t; NaN where none fell
-
-
-@runtime_checkable
-class Balanced(Protocol):
-    """A layer that gives out work and counts it."""
-
-    load: Tensor  # since the last balance
-
-    def balance(self) -> None:
-        """Give out work more evenly, and begin to count anew."""
-        ...
 
 
 def train_step(
@@ -91,7 +80,7 @@ def gather(sums: Tensor, grads: list[Tensor]) -> None:
 
 def settle(model: nn.Module) -> None:
     """What layers do once a step beside learning: routers even out the loads of all ranks."""
-    routers = [layer for layer in model.modules() if isinstance(layer, Balanced)]
+    routers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "balance")]
     if routers and dist.is_initialized():
         loads = torch.cat([router.load for router in routers])
         dist.all_reduce(loads)

@@ -29,7 +29,7 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
         raise BadInput("clip_qkv is not offered")
     depth = needed(raw, "num_hidden_layers")
     config = llama.shape(
-        raw | {"intermediate_size": raw.get("dense_intermediate_size") or 1},
+        {**raw, "intermediate_size": raw.get("dense_intermediate_size") or 1},
         names,
         attention_bias=bool(raw.get("attention_bias", False)),
         qk_norm=bool(raw.get("qk_layernorm", False)),
