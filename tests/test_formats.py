@@ -27,6 +27,7 @@ KULESHOV = {
 SEDD = {
     "model": {"hidden_size": 8, "n_blocks": 1, "n_heads": 2, "length": 4, "cond_dim": 6},
     "graph": {"type": "absorb"},
+    "noise": {"type": "loglinear"},
     "tokens": 6,
 }
 
@@ -53,6 +54,9 @@ class Held:
 
     def shape(self, name):
         return tuple(self.tensors[name].shape)
+
+    def dtype(self, name):
+        return "F32"
 
     def get(self, name):
         return self.tensors[name]

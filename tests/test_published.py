@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken
 
 import redraft
+from redraft.convert import Layout, convert
 from redraft.data.tokenizer import Bytes
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Full
@@ -128,6 +129,37 @@ def test_a_diffusion_checkpoint_knows_its_noise_and_writes(name, tmp_path):
     texts = loaded.generate("ab", num=2, length=6, seed=3)
     assert all(text.startswith("ab") for text in texts) and texts[0] != texts[1]
     assert loaded.generate("ab", num=1, length=6, seed=3) == texts[:1]
+
+
+@every
+def test_it_can_be_kept_as_a_checkpoint_of_redraft(name, tmp_path):
+    folder(tmp_path / "theirs", RAW[name], dit.config_of(RAW[name]))
+    convert(tmp_path / "theirs", tmp_path / "ours", Layout.redraft)
+    one, two = redraft.load(tmp_path / "theirs"), redraft.load(tmp_path / "ours")
+    assert (one.process, one.mask, one.trained) == (two.process, two.mask, two.trained)
+    x, t = batch().tokens, torch.tensor([[0.3], [0.8]])
+    with torch.no_grad():
+        assert torch.equal(one.model(x, t, mask=one.mask), two.model(x, t, mask=one.mask))
+    assert one.generate("ab", length=6) == two.generate("ab", length=6)
+
+
+@pytest.mark.parametrize("name", ["mdlm", "bd3lm", "bd3lm_noadaln"])
+def test_what_is_told_nothing_can_be_written_in_their_layout(name, tmp_path):
+    folder(tmp_path / "one", RAW[name], dit.config_of(RAW[name]))
+    convert(tmp_path / "one", tmp_path / "two", Layout.hf)
+    one, two = (hf.Tensors(tmp_path / each) for each in ("one", "two"))
+    assert one.names() == two.names()
+    assert all(torch.equal(one.get(each), two.get(each)) for each in one.names())
+    first, second = (redraft.load(tmp_path / each) for each in ("one", "two"))
+    assert first.block == second.block and first.process == second.process
+
+
+@pytest.mark.parametrize("name", ["mdlm_time", "udlm", "gidd", "sedd"])
+def test_noise_that_their_layouts_cannot_say_is_refused(name, tmp_path):
+    folder(tmp_path / "one", RAW[name], dit.config_of(RAW[name]))
+    with pytest.raises(BadInput):
+        convert(tmp_path / "one", tmp_path / "two", Layout.hf)
+    assert not (tmp_path / "two").exists()
 
 
 def test_what_the_configuration_says_of_the_noise(tmp_path):

@@ -104,7 +104,8 @@ def assembled(
     size = V + (kind.mask_id == V)
     goal = plain(kind, size) if read.noise is None else aim(read.noise, size, kind)
     model = goal.wrapped(wrapped(model, kind, spare=size > V))
-    tokenizer = Tokenizer(inner, kind.mask_id, kind.eos_id)
+    blank = kind.eos_id if kind.mask_id is None else kind.mask_id  # random tokens replace it
+    tokenizer = Tokenizer(inner, blank, kind.eos_id)
     parts = (goal.process, goal.mask, goal.trained)
     return Foreign(model, tokenizer, *parts, read.config.max_len, raw)
 

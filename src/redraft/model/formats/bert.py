@@ -107,9 +107,15 @@ def write(config: BertConfig, kind: Kind) -> dict[str, Any]:
     if config.timed or kind.causal or kind.shifted:
         raise BadInput("BERT's layout is for networks that are not told t and see both ways")
     fields = SIZES | OPTIONS
-    return {"architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_act": "gelu"} | {
-        theirs: getattr(config, ours) for ours, theirs in fields.items()
-    }
+    return {
+        "architectures": ["BertForMaskedLM"],
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "mask_token_id": kind.mask_id,
+        "eos_token_id": kind.eos_id,
+        "bos_token_id": kind.bos_id,
+        "pad_token_id": kind.pad_id,
+    } | {theirs: getattr(config, ours) for ours, theirs in fields.items()}
 
 
 def begun(folder: Path, timed: bool = False) -> tuple[BertConfig, dict[str, Tensor]]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redraft.errors import BadInput
 from redraft.model.dit import DitConfig
 from redraft.model.formats.family import Kind, Read, Take, ids, numbered
 
@@ -42,6 +43,8 @@ TABLES = (  # what follows from the configuration
 )
 
 
+WRITES = (DitConfig,)
+WRAPPED, PREFIX = ("mdlm", "bd3lm", "udlm"), "backbone."  # whose names it is in front of
 TOKENIZER = "the tokenizer.json of what it was trained with (mostly GPT-2's)"
 ENDS = (("min", 1e-3), ("max", 1.0))  # of BD3-LM's mask rates
 EPS = 1e-3  # the share of the text that their usual schedule leaves at the end
@@ -104,7 +107,8 @@ def is_sedd(raw: Mapping[str, Any]) -> bool:
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     """The network. What noise it was trained against is for a layer that knows noise."""
     config = config_of(raw)
-    prefix = "backbone." if any(name.startswith("backbone.") for name in names) else ""
+    known = any(name.startswith(PREFIX) for name in names)
+    prefix = PREFIX if known or (not names and raw.get("model_type") in WRAPPED) else ""
     return Read(config, table(config, prefix), kind_of(raw, config), TABLES, noise_of(raw))
 
 
@@ -197,3 +201,26 @@ def sedd(raw: Mapping[str, Any]) -> DitConfig:
         cond_width=shape["cond_dim"],
         time_scale=1.0,
     )
+
+
+def write(config: DitConfig, kind: Kind) -> dict[str, Any]:
+    """The config.json of an MDLM or a BD3-LM, whose noise is masks and needs no words."""
+    told = config.timed or config.classes or config.rope_theta != 10000.0
+    if told or kind.causal or kind.shifted or kind.mask_id is None:
+        raise BadInput("MDLM's layout is for networks of masks that are told nothing")
+    blocks = {} if kind.block is None else {"block_size": kind.block, "adaln": config.steered}
+    if kind.block is None and not config.steered:
+        raise BadInput("MDLM's layout has adaLN, if only for a time of 0")
+    return {
+        "architectures": ["MDLM" if kind.block is None else "BD3LM"],
+        "model_type": "mdlm" if kind.block is None else "bd3lm",
+        "vocab_size": config.vocab_size,
+        "hidden_dim": config.width,
+        "n_blocks": config.depth,
+        "n_heads": config.n_heads,
+        "model_length": config.max_len,
+        "cond_dim": config.cond_width,
+        "time_conditioning": False,
+        "mask_token_id": kind.mask_id,
+        "eos_token_id": kind.eos_id,
+    } | blocks
