@@ -30,6 +30,7 @@ Stop = Callable[[], bool]
 Line = dict[str, Any]
 
 SENTENCE = (".", "?", "!", ":", "…", "。", "？", "！")  # noqa: RUF001
+PATIENCE = 100  # dropped after each other before it is given up
 ROOM = 32  # tokens of the template between the two, and for words that take more when read again
 ASKS_OF = "You are a helpful assistant. The user asks about this: {}"
 
@@ -64,11 +65,29 @@ class Counts:
     dropped: Counter = field(default_factory=Counter)  # why -> how many
     written: int = 0  # tokens, of dropped conversations too
     answers: int = 0  # tokens of the answers that were kept
+    missed: int = 0  # dropped since one was kept
     seconds: float = 0.0
+
+    def drop(self, why: str) -> None:
+        """One more that is not kept."""
+        self.dropped[why] += 1
+        self.missed += 1
+
+    def patient(self, most: int) -> None:
+        """BadInput where nothing has been kept for long."""
+        if self.missed >= most:
+            raise BadInput(
+                f"none of the last {self.missed} was worth keeping: {self.reasons()}; is this a "
+                "chat model?"
+            )
+
+    def reasons(self) -> str:
+        """Why what was dropped was."""
+        return ", ".join(f"{count} {why}" for why, count in sorted(self.dropped.items()))
 
     def line(self) -> str:
         """For people."""
-        gone = ", ".join(f"{count} {why}" for why, count in sorted(self.dropped.items()))
+        gone = self.reasons()
         rate = self.written / self.seconds if self.seconds else 0.0
         return (
             f"{self.kept} kept, {sum(self.dropped.values())} dropped ({gone or 'none'}); "
@@ -217,6 +236,7 @@ class Author:
                 counts.written += len(done.ids)
                 if stop():
                     return
+                counts.patient(max(PATIENCE, 2 * self.settings.rows))
                 if done.request.about.context and (line := self.judged(done, counts)) is not None:
                     yield line
 
@@ -224,14 +244,14 @@ class Author:
         """The answer to a question, if that is one and new."""
         text = self.asked(done)
         if text is None:
-            counts.dropped["that ask nothing"] += 1
+            counts.drop("that ask nothing")
             return None
         if not seen.add(text):
-            counts.dropped["asked before"] += 1
+            counts.drop("asked before")
             return None
         answer = self.answer(done.request.about, text)
         if len(answer.ids) + answer.limit > self.context:
-            counts.dropped["too long"] += 1
+            counts.drop("too long")
             return None
         return answer
 
@@ -239,9 +259,9 @@ class Author:
         """The line of a conversation, counted, if it is worth keeping."""
         found = self.record(done)
         if found is None:
-            counts.dropped["answered badly"] += 1
+            counts.drop("answered badly")
             return None
-        counts.kept += 1
+        counts.kept, counts.missed = counts.kept + 1, 0
         counts.answers += len(done.ids)
         return found
 
