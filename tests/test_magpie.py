@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 
+from redraft import magpie
 from redraft.data.chat import Chat, Turn
 from redraft.data.distinct import Distinct, circling, repetition
 from redraft.data.tokenizer import Chars
@@ -76,7 +77,7 @@ def scripted(question, answer):
 
 
 def author(model, **settings):
-    return Author(model, chat(), Settings(**settings), 400)
+    return Author(model, chat(), Settings(**settings), 1000)
 
 
 def babbler(num, **settings):
@@ -125,13 +126,13 @@ def counting():
 
 
 def test_the_same_question_is_answered_once(tmp_path):
-    stops = iter([False] * 60 + [True] * 10000)
+    stops = iter([False] * 30 + [True] * 10000)
     who = author(counting(), num=3, rows=2, asking=Draw(0.0))
     counts = distill(who, tmp_path / "a.jsonl", "m", stop=lambda: next(stops))
     (row,) = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert row["prompt"] == "What is the number of this?" and row["answer"] == "It is 27."
     assert row["ids"][-1] == END and row["seed"] == 0
-    assert counts.kept == 1 and counts.dropped["asked before"] > 3
+    assert counts.kept == 1 and counts.dropped["asked before"] > 1
 
 
 def test_systems_and_topics(tmp_path):
@@ -164,7 +165,7 @@ def test_systems_and_topics(tmp_path):
 
 
 def answered(text, ended=True, stopped=False, ids=None):
-    who = author(None, num=1)
+    who = author(counting(), num=1)
     ids = WORDS.encode(text) if ids is None else ids
     return who, Written(Request((1,), 96), (*ids, *([END] if ended else [])), ended, stopped)
 
@@ -212,7 +213,7 @@ def test_answers_that_go_in_circles_are_left_out(tmp_path):
 def test_the_same_seed_writes_the_same(tmp_path):
     texts = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        written(babbler(4, seed=seed), tmp_path / name)
+        written(babbler(3, seed=seed), tmp_path / name)
         texts.append((tmp_path / name).read_text())
     assert texts[0] == texts[1] != texts[2]
 
@@ -222,20 +223,20 @@ def test_a_kill_loses_at_most_a_batch(tmp_path):
     with pytest.raises(KeyboardInterrupt):
 
         def killed(counts):
-            if counts.kept == 5:
+            if counts.kept == 3:
                 raise KeyboardInterrupt
 
-        distill(babbler(12), out, "model", told=killed)
+        distill(babbler(7), out, "model", told=killed)
     first = out.read_text()
-    assert first.count("\n") == 5 and first.endswith("\n")
+    assert first.count("\n") == 3 and first.endswith("\n")
     with open(out, "a") as file:
         file.write('{"prompt": "cut of')
-    counts, rows = written(babbler(12), out)
-    assert out.read_text().startswith(first) and len(rows) == 12 == counts.kept
-    assert len({row["seed"] for row in rows}) == 12
-    assert len({row["prompt"] for row in rows}) == 12
-    again, _ = written(babbler(12), out)
-    assert again.written == 0 and out.read_text().count("\n") == 12
+    counts, rows = written(babbler(7), out)
+    assert out.read_text().startswith(first) and len(rows) == 7 == counts.kept
+    assert len({row["seed"] for row in rows}) == 7
+    assert len({row["prompt"] for row in rows}) == 7
+    again, _ = written(babbler(7), out)
+    assert again.written == 0 and out.read_text().count("\n") == 7
 
 
 def test_another_setting_wants_another_file(tmp_path):
@@ -254,15 +255,16 @@ def test_another_setting_wants_another_file(tmp_path):
         list(lines(out))
 
 
-def test_a_model_that_asks_nothing_is_given_up(tmp_path):
+def test_a_model_that_asks_nothing_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(magpie, "PATIENCE", 10)
     who = author(Actor(scripted(lambda text: "Why?", lambda q: "")), num=3, rows=2)
-    with pytest.raises(BadInput, match="none of the last 100 was worth keeping: 100 that ask"):
+    with pytest.raises(BadInput, match="none of the last 10 was worth keeping: 10 that ask"):
         written(who, tmp_path / "a.jsonl")
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path):
-    who = author(None, num=1, answer_tokens=380)
-    with pytest.raises(BadInput, match="96 tokens to ask and 380 to answer behind"):
+    who = author(counting(), num=1, answer_tokens=980)
+    with pytest.raises(BadInput, match="96 tokens to ask and 980 to answer behind"):
         written(who, tmp_path / "a.jsonl")
     with pytest.raises(BadInput, match="rows must be at least 1"):
         Settings(rows=0)
@@ -282,7 +284,8 @@ def test_texts_are_new_or_not():
     assert seen.add("How do I bake a loaf of bread at home?")
     assert not seen.add("how do I bake a loaf of bread, at home")
     assert not seen.add("Please, how do I bake a loaf of bread at my home?")
-    assert seen.add("How do I bake?")  # 2 n-grams, both known, are not counted: see below
+    assert not seen.add("How do I bake?")
+    assert seen.add("Bake?") and not seen.add("bake")  # too short for n-grams
     assert seen.add("How do I paint a wall in one colour at night?")
 
 

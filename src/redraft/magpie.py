@@ -117,7 +117,8 @@ class Author:
     def context(self) -> int:
         """Tokens that a conversation takes at most."""
         settings = self.settings
-        longest = max(len(self.question(i).ids) for i in range(len(settings.systems) or 1))
+        several = max(1, len(settings.systems), len(settings.topics))
+        longest = max(len(self.question(i).ids) for i in range(several))
         needed = longest + settings.prompt_tokens + settings.answer_tokens + ROOM
         if needed > self.length:
             raise BadInput(
@@ -278,6 +279,7 @@ def distill(
     Every line appears whole; a file whose last line was cut off loses it. Raises BadInput for a
     file that was written with other settings.
     """
+    assert author.context  # or there is nothing to begin with
     claim(out, author.settings, model)
     seen, counts, first, began = Distinct(), Counts(), 0, time.monotonic()
     for row in lines(out):
