@@ -43,6 +43,7 @@ MAY_IMPORT = {
     ),
     "guided": "types errors mask condition process objective sample loading",
     "choose": "errors process objective sample",
+    "dialogue": "types errors data loading",
     "magpie": "types errors files describe sample data",
     "recipe": f"{RUNS} loading",
     "progress": f"{RUNS} loading recipe",
@@ -55,7 +56,8 @@ MAY_IMPORT = {
     "lab": f"{RUNS} view choose loading recipe progress",
     "convert": "errors files describe weights model adapt foreign loading",
     "commands": (
-        f"{RUNS} view choose guided loading recipe progress reporting magpie doctor convert"
+        f"{RUNS} view choose guided loading recipe progress reporting "
+        "magpie dialogue doctor convert"
     ),
     "cli": f"{RUNS} view choose guided loading recipe progress reporting demo lab commands",
     "__init__": "errors loading",

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from redraft.choose import Kind, Likelihood, Order, likelihood_of, options, sampler_of, solver_of
+from redraft.commands.chat import chat
 from redraft.commands.convert import convert
 from redraft.commands.data import app as data
 from redraft.commands.doctor import doctor
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(lab, name="lab")
+app.command()(chat)
 app.command()(doctor)
 app.command()(convert)
 
