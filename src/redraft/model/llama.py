@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from redraft.errors import BadInput
-from redraft.mask import Mask
-from redraft.model.attention import Sight
+from redraft.mask import Mask, Window
+from redraft.model.attention import Sight, sight
 from redraft.model.latent_attention import LatentHeads
 from redraft.model.layers import (
     Act,
@@ -22,6 +22,7 @@ from redraft.model.layers import (
     Store,
     SwiGLU,
     enter,
+    gelu,
     gelu_tanh,
     layer_norm,
     rms_norm,
@@ -60,6 +61,8 @@ class LlamaConfig:
     act: Act = silu  # of the feed-forward
     gated: bool = True  # whether the feed-forward is
     head_bias: bool = False
+    reach: int | None = None  # how far the layers in `near` see
+    near: tuple[int, ...] = ()
     embed_scale: float = 1.0  # what the input vectors are multiplied by
     logit_scale: float = 1.0
 
@@ -194,9 +197,17 @@ class Llama(nn.Module):
         """
         shape, h = self.config, self.embed(x, at, 0 if kv is None else kv.length)
         h, angles, seen = enter(h, mask, at, shape.turned, shape.rope_theta, kv, shape.stretch)
+        close = self.window(h, mask, seen, kv)
         for i, layer in enumerate(self.layers):
-            h = layer(h, angles, seen, kv, i)
+            h = layer(h, angles, close if i in shape.near else seen, kv, i)
         return self.norm(h)
+
+    def window(self, h: Features, mask: Mask, seen: Sight, kv: Store | None) -> Sight:
+        """What the layers see that do not see far."""
+        if self.config.reach is None:
+            return seen
+        before = 0 if kv is None else kv.length
+        return sight(mask & Window(self.config.reach), *h.shape[:2], h.device, before)
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Features to logits."""
@@ -232,6 +243,7 @@ EXAMPLES = (
         act=gelu_tanh,
         gated=False,
     ),
+    LlamaConfig(19, 32, 2, 4, 2, 48, 16, reach=20, near=(1,), act=gelu, embed_scale=2.0),
     LlamaConfig(19, 32, 2, 4, 2, 48, 16, head_size=12, rotary_dim=4, experts=Experts(3, 2, 16)),
     LlamaConfig(
         *(19, 32, 2, 4, 4, 48, 16),

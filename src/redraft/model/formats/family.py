@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from redraft.errors import BadInput
+from redraft.model.layers import Act, gelu, gelu_tanh, relu, silu
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,23 @@ class Take:
     name: str
     transposed: bool = False  # theirs is [in, out]
     rows: tuple[int, int] | None = None
+    times: float = 1.0  # what theirs is multiplied by
+    plus: float = 0.0  # and what is added: a gain that is kept as its distance from 1
 
     def read(self, source: Source) -> Tensor:
         """As ours; a view where that is possible."""
         found = source.get(self.name)
-        found = found.T.contiguous() if self.transposed else found
-        return found if self.rows is None else found[self.rows[0] : self.rows[1]]
+        found = found.T if self.transposed else found
+        found = found if self.rows is None else found[self.rows[0] : self.rows[1]]
+        found = found.contiguous() if self.transposed else found
+        found = found if self.times == 1 else found * self.times
+        return found.float() + self.plus if self.plus else found
+
+    def back(self, ours: Tensor) -> Tensor:
+        """As theirs, but for rows and layout."""
+        ours = ours.detach()
+        ours = ours - self.plus if self.plus else ours
+        return ours if self.times == 1 else ours / self.times
 
     def parts(self, ours: Tensor) -> "Iterator[tuple[Take, Tensor]]":
         """Which takes of theirs our tensor gives."""
@@ -105,6 +117,26 @@ def numbered(table: Mapping[str, str], depth: int) -> dict[str, str]:
         for i in range(depth)
         for ours, theirs in table.items()
     }
+
+
+ACTS: dict[str, Act] = {  # by the names that Hugging Face gives them
+    "silu": silu,
+    "swish": silu,
+    "gelu": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "relu": relu,
+}
+NAMES = {act: name for name, act in reversed(ACTS.items())}  # the first of each
+
+
+def act(raw: Mapping[str, Any], option: str, usual: str) -> Act:
+    """The activation of a feed-forward. Raises BadInput for one that is not offered."""
+    name = raw.get(option) or usual
+    if name not in ACTS:
+        raise BadInput(f"{option} {name!r} is not offered: {', '.join(ACTS)}")
+    return ACTS[name]
 
 
 def needed(raw: Mapping[str, Any], *names: str) -> Any:

@@ -1,33 +1,20 @@
 """GPT-2 (Radford et al. 2019): q, k and v in one, projections stored [in, out]."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from redraft.errors import BadInput
-from redraft.model.formats.family import Kind, Read, Take, ids, needed
-from redraft.model.layers import Act, gelu, gelu_tanh, layer_norm, relu, silu
+from redraft.model.formats.family import NAMES, Kind, Read, Take, act, ids, needed
+from redraft.model.layers import layer_norm
 from redraft.model.llama import LlamaConfig
 
 TYPES = ("gpt2",)
 WRITES = (LlamaConfig,)
-ACTS: dict[str, Act] = {
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "gelu_fast": gelu_tanh,
-    "gelu": gelu,
-    "relu": relu,
-    "silu": silu,
-    "swish": silu,
-}
 OUTER = {"embedding.weight": "wte.weight", "position.weight": "wpe.weight"}
 NORMS = {"attention_norm": "ln_1", "mlp_norm": "ln_2"}
 LINEAR = {"attention.out": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
 UNUSED = (".attn.bias", ".attn.masked_bias")  # tables of the causal mask
-ONLY = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
 
 
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
@@ -36,17 +23,14 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     prefix = "" if len(names) > 0 and "transformer.wte.weight" not in names else "transformer."
     kind = Kind(causal=True, shifted=True, **ids(raw))
     head = () if not config.tied else ("lm_head.weight",)
-    return Read(config, named(config, prefix), kind, UNUSED + head)
+    table = named(config, prefix) | scaled(raw, config, prefix)
+    return Read(config, table, kind, UNUSED + head)
 
 
 def shape(raw: Mapping[str, Any], names: Collection[str]) -> LlamaConfig:
     """GPT-2 as layer choices of Llama's network."""
-    for option, offered in ONLY.items():
-        if raw.get(option, offered) != offered:
-            raise BadInput(f"{option} {raw[option]!r} is not offered: only {offered!r}")
-    act = raw.get("activation_function", "gelu_new")
-    if act not in ACTS:
-        raise BadInput(f"activation_function {act!r} is not offered: {', '.join(ACTS)}")
+    if raw.get("add_cross_attention"):
+        raise BadInput("attention to another text is not offered: add_cross_attention")
     width, heads = needed(raw, "n_embd"), needed(raw, "n_head")
     no_head = len(names) > 0 and "lm_head.weight" not in names
     return LlamaConfig(
@@ -65,7 +49,7 @@ def shape(raw: Mapping[str, Any], names: Collection[str]) -> LlamaConfig:
         init_std=raw.get("initializer_range", 0.02),
         out_bias=True,
         norm=layer_norm,
-        act=ACTS[act],
+        act=act(raw, "activation_function", "gelu_new"),
         gated=False,
     )
 
@@ -95,15 +79,27 @@ def layer(ours: str, theirs: str, width: int) -> dict[str, Take]:
     return found
 
 
+def scaled(raw: Mapping[str, Any], config: LlamaConfig, prefix: str) -> dict[str, Take]:
+    """The queries of networks that scale their scores in another way than ours does."""
+    found, plain = {}, 1.0 if raw.get("scale_attn_weights", True) else config.size**0.5
+    for i in range(config.depth):
+        times = plain / (i + 1) if raw.get("scale_attn_by_inverse_layer_idx") else plain
+        for end in ("weight", "bias") if times != 1 else ():
+            take = layer(f"layers.{i}.", f"{prefix}h.{i}.", config.width)[
+                f"layers.{i}.attention.q.{end}"
+            ]
+            found[f"layers.{i}.attention.q.{end}"] = replace(take, times=times)
+    return found
+
+
 def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
     """The config.json of a causal GPT-2."""
-    names = {act: name for name, act in reversed(ACTS.items())}
     if config.rope_theta is not None or config.gated or not kind.causal:
         raise BadInput("GPT-2's layout is for causal networks with learned positions")
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": names[config.act],
+        "activation_function": NAMES[config.act],
         "vocab_size": config.vocab_size,
         "n_embd": config.width,
         "n_layer": config.depth,

@@ -144,12 +144,12 @@ def theirs(weights: Weights, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, list[tuple[Take, Tensor]]] = {}
     for name, take in weights.items():
         for one, tensor in take.parts(ours[name]):
-            found.setdefault(one.name, []).append((one, tensor))
+            found.setdefault(one.name, []).append((one, one.back(tensor)))
     return {name: joined(parts) for name, parts in found.items()}
 
 
 def joined(parts: list[tuple[Take, Tensor]]) -> Tensor:
     """One tensor of theirs from its rows."""
     parts = sorted(parts, key=lambda part: part[0].rows or (0, 0))
-    whole = torch.cat([tensor.detach() for _, tensor in parts]) if len(parts) > 1 else parts[0][1]
-    return (whole.T if parts[0][0].transposed else whole).detach().contiguous()
+    whole = torch.cat([tensor for _, tensor in parts]) if len(parts) > 1 else parts[0][1]
+    return (whole.T if parts[0][0].transposed else whole).contiguous()

@@ -4,22 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from redraft.errors import BadInput
-from redraft.model.formats.family import Kind, Read, Take, ids, needed, numbered
-from redraft.model.layers import (
-    Act,
-    NormOf,
-    centred_norm,
-    gelu,
-    layer_norm,
-    relu,
-    rms_norm,
-    silu,
-)
+from redraft.model.formats.family import Kind, Read, Take, act, ids, needed, numbered
+from redraft.model.layers import NormOf, centred_norm, layer_norm, rms_norm
 from redraft.model.llama import LlamaConfig
 
 TYPES = ("llada",)
 WRITES = (LlamaConfig,)
-ACTS: dict[str, Act] = {"silu": silu, "gelu": gelu, "relu": relu}
 OUTER = {"embedding": "wte", "position": "wpe", "norm": "ln_f", "unembedding": "ff_out"}
 LAYER = {
     "attention_norm": "attn_norm",
@@ -64,9 +54,6 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
 def shape(raw: Mapping[str, Any], names: Collection[str]) -> LlamaConfig:
     """OLMo's words for the same things."""
     width, heads = needed(raw, "d_model"), needed(raw, "n_heads")
-    act = raw.get("activation_type", "silu")
-    if act not in ACTS:
-        raise BadInput(f"activation_type {act!r} is not offered: {', '.join(ACTS)}")
     bias = bool(raw.get("include_bias", False))
     return LlamaConfig(
         vocab_size=needed(raw, "embedding_size", "vocab_size"),
@@ -84,7 +71,7 @@ def shape(raw: Mapping[str, Any], names: Collection[str]) -> LlamaConfig:
         init_std=raw.get("init_std", 0.02),
         out_bias=bias,
         norm=norm(raw),
-        act=ACTS[act],
+        act=act(raw, "activation_type", "silu"),
         head_bias=bias and not raw.get("weight_tying", False),
         embed_scale=width**0.5 if raw.get("input_emb_norm") else 1.0,
         logit_scale=width**-0.5 if raw.get("scale_logits") else 1.0,

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from redraft.errors import BadInput
-from redraft.model.formats.family import Kind, Read, Take, ids, needed, numbered
-from redraft.model.layers import rms_norm, silu
+from redraft.model.formats.family import NAMES, Kind, Read, Take, act, ids, needed, numbered
+from redraft.model.layers import rms_norm
 from redraft.model.llama import LlamaConfig
 from redraft.model.rope import Even, Llama3, Stretch, Yarn
 
@@ -35,9 +35,8 @@ UNUSED = (".rotary_emb.inv_freq",)
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     """A causal Llama, or dLLM's, which sees both ways and is not shifted."""
     causal = not raw["model_type"].startswith("a2d")
-    if (raw.get("sliding_window") or math.inf) < raw["max_position_embeddings"]:
-        raise BadInput("sliding windows of attention are not offered: sliding_window")
-    config = shape(raw, names, attention_bias=raw.get("attention_bias", False))
+    near = windows(raw, 0) if raw["model_type"] == "mistral" else {}
+    config = shape(raw, names, attention_bias=raw.get("attention_bias", False), **near)
     block = None if causal else raw.get("block_size")
     return layout(config, names, Kind(causal, causal, block=block, **ids(raw)))
 
@@ -46,8 +45,6 @@ def shape(
     raw: Mapping[str, Any], names: Collection[str], attention_bias: bool, **more: Any
 ) -> LlamaConfig:
     """The network of a configuration in the words of Llama. `more`: what the family adds."""
-    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise BadInput(f"hidden_act {raw['hidden_act']!r} is not offered: silu")
     heads = needed(raw, "num_attention_heads")
     fields = {
         "vocab_size": needed(raw, "vocab_size"),
@@ -66,8 +63,21 @@ def shape(
         "init_std": raw.get("initializer_range", 0.02),
         "head_size": raw.get("head_dim"),
         "stretch": stretched(raw),
+        "act": act(raw, "hidden_act", "silu"),
     }
     return LlamaConfig(**(fields | more))
+
+
+def windows(raw: Mapping[str, Any], first: int) -> dict[str, Any]:
+    """Fields for the layers, from `first` on or those named, that see only what is near."""
+    depth, size = raw["num_hidden_layers"], raw.get("sliding_window")
+    if size is None or size >= raw["max_position_embeddings"]:
+        return {}
+    kinds = raw.get("layer_types") or [
+        "sliding_attention" if i >= first else "full_attention" for i in range(depth)
+    ]
+    near = tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+    return {"reach": size - 1, "near": near} if near else {}
 
 
 def tied(raw: Mapping[str, Any], names: Collection[str]) -> bool:
@@ -154,7 +164,7 @@ def write(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
 
 def words(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
     """What every family in this layout says alike. Raises BadInput for another network."""
-    plain = (config.norm, config.act, config.gated) == (rms_norm, silu, True)
+    plain = config.norm is rms_norm and config.gated and not config.near
     whole = config.experts is None and config.latent is None and config.rotary_dim is None
     same = config.embed_scale == config.logit_scale == 1 and not config.head_bias
     if not (plain and whole and same) or config.rope_theta is None:
@@ -172,7 +182,7 @@ def words(config: LlamaConfig, kind: Kind) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied,
         "initializer_range": config.init_std,
-        "hidden_act": "silu",
+        "hidden_act": NAMES[config.act],
         "mask_token_id": kind.mask_id,
         "eos_token_id": kind.eos_id,
         "bos_token_id": kind.bos_id,

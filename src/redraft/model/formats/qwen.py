@@ -5,7 +5,7 @@ from typing import Any
 
 from redraft.errors import BadInput
 from redraft.model.formats.family import Kind, Read, ids
-from redraft.model.formats.llama import layout, shape, words
+from redraft.model.formats.llama import layout, shape, windows, words
 from redraft.model.llama import LlamaConfig
 
 TWO = ("qwen2", "Dream", "a2d-qwen2", "Fast_dLLM_Qwen")
@@ -28,27 +28,13 @@ CLASSES = {
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     """Qwen2 has biases on q, k and v; Qwen3 normalises q and k."""
     name = raw["model_type"]
-    if windowed(raw):
-        raise BadInput("sliding windows of attention are not offered: use_sliding_window")
+    near = windows(raw, raw.get("max_window_layers", 28)) if raw.get("use_sliding_window") else {}
     if name in THREE:
-        config = shape(raw, names, raw.get("attention_bias", False), qk_norm=True)
-        if config.head_size is None and raw.get("head_dim", 128) is not None:
-            config = shape(
-                raw, names, raw.get("attention_bias", False), qk_norm=True, head_size=128
-            )
+        near["head_size"] = raw.get("head_dim", 128)
+        config = shape(raw, names, raw.get("attention_bias", False), qk_norm=True, **near)
     else:
-        config = shape(raw, names, True, out_bias=False)
+        config = shape(raw, names, True, out_bias=False, **near)
     return layout(config, names, kind(name, raw))
-
-
-def windowed(raw: Mapping[str, Any]) -> bool:
-    """Whether some layer sees less than the whole context."""
-    if not raw.get("use_sliding_window"):
-        return False
-    narrow = (raw.get("sliding_window") or raw["max_position_embeddings"]) < raw[
-        "max_position_embeddings"
-    ]
-    return narrow and raw.get("max_window_layers", 28) < raw["num_hidden_layers"]
 
 
 def kind(name: str, raw: Mapping[str, Any]) -> Kind:
