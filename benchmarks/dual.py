@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -81,10 +82,10 @@ def lossless(model: Pretrained, many: list, tokens: int, how: Lossless) -> list[
 
 def blocks(model: Pretrained, many: list, tokens: int, size: int, tau: float) -> list[Answer]:
     """Block by block, what is surer than a threshold at once."""
-    found, end = [], model.tokenizer.eos_id
+    found, end, network = [], model.tokenizer.eos_id, cast(Any, model.model)
     for group in groups(many):
         canvas = blank([[*each, *[None] * tokens] for each in group], model.tokenizer.mask_id, 0)
-        front = DualFront(model.model, model.process, size, model.model.config.max_len)
+        front = DualFront(network, model.process, size, network.config.max_len)
         sampler = front.fit(Unmask(confidence, Threshold(tau), Draw(0.0)))
         rng = Rng.seeds(*range(len(group)))
         steps = generate_blocks(front, canvas, sampler, rng, end)
@@ -95,11 +96,11 @@ def blocks(model: Pretrained, many: list, tokens: int, size: int, tau: float) ->
 @torch.no_grad()
 def nats(model: Pretrained, found: list[Answer]) -> float:
     """Of the answers under the frozen network, a token."""
-    total, count = 0.0, 0
+    total, count, network = 0.0, 0, cast(Any, model.model)
     for each in found:
         row = torch.tensor([[*each.prompt, *each.ids]])
-        h, _ = model.model.remember(row[:, :-1])
-        logp = model.model.head(h[:, len(each.prompt) - 1 :]).float().log_softmax(-1)
+        h, _ = network.remember(row[:, :-1])
+        logp = network.head(h[:, len(each.prompt) - 1 :]).float().log_softmax(-1)
         total -= logp.gather(-1, row[:, len(each.prompt) :, None]).double().sum().item()
         count += len(each.ids)
     return total / count

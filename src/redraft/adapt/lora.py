@@ -59,7 +59,9 @@ class Lora:
         """Freeze a network and put an adapter, which at first does nothing, on every target."""
         scope = Scope() if scope is None else scope
         network.requires_grad_(False)
-        found = {name: part for name, part in network.named_modules() if self.takes(name, part)}
+        found: dict[str, Any] = {
+            name: part for name, part in network.named_modules() if self.takes(name, part)
+        }
         last = {name.rpartition(".")[2] for name in found}
         if missing := [target for target in self.targets if target not in last]:
             raise BadInput(f"this network has no matrix called {missing[0]!r} to adapt")
@@ -138,7 +140,7 @@ def merge(network: nn.Module) -> None:
 def base_weights(network: nn.Module) -> dict[str, Tensor]:
     """The frozen weights by the names that they had before there were adapters."""
     own = {f"{name}.{each}" for name, _ in adapters(network) for each in ("a", "b")}
-    named = dict(network.named_parameters())
+    named: dict[str, Tensor] = dict(network.named_parameters())
     found = {name.replace(".base.", "."): p for name, p in named.items() if name not in own}
     found.pop("embedding.mask", None)
     return found

@@ -13,17 +13,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from redraft.mask import Seats
-from redraft.types import Batch, Features
+from redraft.types import Batch, Denoiser, Features
 
 Anchors = Int[Tensor, "B C"]
 Places = Bool[Tensor, "B C S"]
 
 
 @runtime_checkable
-class Streams(Protocol):
+class Streams(Denoiser, Protocol):
     """A frozen causal network with a side stream (`redraft.adapt.side`)."""
 
-    bos_id: int
+    @property
+    def bos_id(self) -> int:
+        """What a text without a beginning begins with."""
+        ...
 
     def remember(self, x: Tensor) -> tuple[Features, Any]:
         """The frozen stream's features, without a gradient, and what the side stream reads."""
@@ -31,14 +34,6 @@ class Streams(Protocol):
 
     def beside(self, store: Any, x: Tensor, seats: Seats) -> Features:
         """The side stream's features."""
-        ...
-
-    def head(self, h: Tensor) -> Tensor:
-        """Features to logits, in either stream."""
-        ...
-
-    def head_parameters(self) -> list[Tensor]:
-        """What `head` reads."""
         ...
 
 

@@ -6,6 +6,7 @@ what they ask is in `beside.py`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +26,8 @@ class Dual:
     """Cross-entropy at masked tokens, of the data or (`soft`) of what the frozen stream says.
 
     What the frozen network says of a token given the clean text before it costs nothing here, and
-    its distribution teaches more than the one token that was drawn from it.
+    its distribution teaches more than the one token that was drawn from it. The model is a
+    `beside.Streams`.
     """
 
     process: Mixing
@@ -57,13 +59,11 @@ class Dual:
         shown &= ~full[..., None]
         return placed(batch, last, shown)
 
-    def __call__(self, model: Streams, batch: Batch, rng: Rng) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng) -> Loss:
         """Draw blocks, let both streams speak, compare."""
         return self.scored(model, batch, rng)[0]
 
-    def scored(
-        self, model: Streams, batch: Batch, rng: Rng
-    ) -> tuple[Loss, Float[Tensor, "B L"], Time]:
+    def scored(self, model: Any, batch: Batch, rng: Rng) -> tuple[Loss, Float[Tensor, "B L"], Time]:
         """The loss, the mean nats that each token was said with, and t = 0."""
         blocks = self.draw(batch, rng)
         h, teacher, at = both(model, batch, blocks, self.process.mask_id)
@@ -140,14 +140,12 @@ class DualBound:
     mask = BlockCausal(1)
     exact = False
 
-    def __call__(self, model: Streams, batch: Batch, rng: Rng) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng) -> Loss:
         """The bound, without a gradient."""
         return self.scored(model, batch, rng)[0]
 
     @torch.no_grad()
-    def scored(
-        self, model: Streams, batch: Batch, rng: Rng
-    ) -> tuple[Loss, Float[Tensor, "B L"], Time]:
+    def scored(self, model: Any, batch: Batch, rng: Rng) -> tuple[Loss, Float[Tensor, "B L"], Time]:
         """The loss, the bound's nats at every position, and k/m; 0 at what is exact."""
         if batch.target[:, 0].any():
             loss, nats, share = self.scored(model, begun(batch, model.bos_id), rng)

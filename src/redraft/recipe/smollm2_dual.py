@@ -11,7 +11,7 @@ compares with what the frozen network says, and not with the token in the data.
 
 from typing import Any
 
-from torch import nn
+import torch
 
 from redraft.adapt.lora import Lora, fingerprint
 from redraft.adapt.side import SideConfig
@@ -91,7 +91,7 @@ def talks(text: str, base: Any) -> Any:
     return Answers(text, base.voice.kept().as_posix())
 
 
-def notes(run: Run, model: nn.Module, corpus: Any, held: Any) -> dict[str, Any]:
+def notes(run: Run, model: Any, corpus: Any, held: Any) -> dict[str, Any]:
     """On held-out rows: how often a draft is what the frozen network says, place by place."""
     objective: Any = run.objective
     found = []
@@ -103,9 +103,7 @@ def notes(run: Run, model: nn.Module, corpus: Any, held: Any) -> dict[str, Any]:
     return drafts | {"sample": text, "tokens_per_pass": rate}
 
 
-def sample(
-    model: nn.Module, batch: Batch, objective: Any, tokens: int = 48
-) -> tuple[list[int], float]:
+def sample(model: Any, batch: Batch, objective: Any, tokens: int = 48) -> tuple[list[int], float]:
     """An answer to a held-out prompt, by verified drafts, and how many tokens each pass gave."""
     first = max(1, int(batch.target[0].int().argmax()))
     mask, prompt = objective.process.mask_id, batch.tokens[0, :first].tolist()
@@ -116,7 +114,9 @@ def sample(
 
 def accuracy(found: list[Tried]) -> list[float]:
     """By place in the block."""
-    hits, tries = (sum(getattr(each, name) for each in found) for name in ("hits", "tries"))
+    hits, tries = (
+        torch.stack([getattr(t, name) for t in found]).sum(0) for name in ("hits", "tries")
+    )
     return (hits / tries).tolist()
 
 
