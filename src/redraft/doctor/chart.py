@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from redraft.adapt.shift import NextTokenConfig, ShiftedConfig
+from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import ENDS, named, read_inner
 from redraft.data.voice import NAME, template_in
 from redraft.describe import read_json
@@ -101,6 +102,7 @@ class Chart:
             yield name, self.source.get(name)
 
 
+BESIDE = ", of what was learned beside a frozen network"
 TABLES = ("embedding.weight", "position.weight", "kind.weight")
 
 
@@ -162,7 +164,7 @@ def ours(folder: Path) -> Chart:
     inner = read_inner(folder / "tokenizer.json")
     voice = read_json(folder / NAME) if (folder / NAME).is_file() else {}
     causal, config = isinstance(told.shape, NextTokenConfig), told.shape
-    shifted = causal or isinstance(config, ShiftedConfig)
+    shifted = causal or isinstance(config, ShiftedConfig | SideConfig)
     config = getattr(config, "inner", config)
     source = Held(weights_in(folder))
     kind = Kind(
@@ -175,7 +177,7 @@ def ours(folder: Path) -> Chart:
     )
     return Chart(
         folder,
-        "redraft checkpoint",
+        "redraft checkpoint" + (BESIDE if isinstance(told.shape, SideConfig) else ""),
         type(config).__name__.removesuffix("Config"),
         config,
         kind,

@@ -76,13 +76,14 @@ def agreed(chart: Chart) -> Iterator[Finding]:
         return
     process, shape = chart.own.process, chart.own.shape
     mask, ours = named(chart.inner, MASKS), chart.kind.mask_id
+    usable = ours is not None and 0 <= ours < chart.rows
     if process.vocab_size != shape.vocab_size:
         yield Finding(
             f"the noise knows {process.vocab_size} tokens, the network {shape.vocab_size}",
             "config.json",
             "one of the two was changed by hand: put back the number it was trained with",
         )
-    elif None not in (mask, ours) and 0 <= ours < chart.rows and mask not in (ours, chart.rows):
+    elif usable and mask is not None and mask not in (ours, chart.rows):
         yield Finding(
             f"the noise uses token {ours} for [MASK], the tokenizer has "
             f"{chart.inner.id_to_token(mask)} at {mask}",

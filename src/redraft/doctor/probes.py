@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from redraft.adapt.shift import NextToken, Shifted
+from redraft.adapt.side import Side
 from redraft.doctor.chart import Chart
 from redraft.eval.doctor import alignment, attention, leak, loss, numbers, verdicts
 from redraft.eval.doctor import tokens as tokenizers
@@ -36,9 +37,10 @@ def probed(chart: Chart, model: Pretrained, report: Report, fresh: bool, text: s
         found = loss.measure(model.objective, model.model, rows, real(model))
     report = replace(report, loss=found, peak=peak.most)
     report, wrong = aligned(report, chart, model, rows, fresh)
-    if model.causal or model.process.absorbing:
-        report = replace(report, leaks=leaking(model, rows))
-        wrong += verdicts.leaks(report.leaks)
+    if not model.dual and (model.causal or model.process.absorbing):
+        leaks = leaking(model, rows)
+        report = replace(report, leaks=leaks)
+        wrong += verdicts.leaks(leaks)
     if report.sound and not wrong:  # else a bad loss follows from what is known
         wrong += verdicts.loss(found, fresh)
     report, sight = seen(report, chart, model, rows, fresh)
@@ -67,8 +69,13 @@ def real(model: Pretrained) -> int:
 
 
 def inside(model: Any) -> Any:
-    """The network without what aligns its rows."""
-    return model.model if isinstance(model, NextToken | Shifted) else model
+    """The network without what aligns its rows; the frozen one where another stands beside it."""
+    return model.model if isinstance(model, NextToken | Shifted | Side) else model
+
+
+def size_of(model: Pretrained) -> int | None:
+    """Tokens of a block of its attention; None where everybody sees everybody."""
+    return 1 if model.causal or model.dual else model.block
 
 
 def half(model: Pretrained) -> float | None:
@@ -100,8 +107,8 @@ def canvases(
     known = mask is not None and mask < chart.rows
     causal = alignment.causal(rows, chart.kind.bos_id if model.causal else None)
     masked = alignment.masked(rows, mask) if known else None
-    if model.causal:
-        return causal, masked
+    if model.causal or model.dual:
+        return causal, None if model.dual else masked
     if model.block is not None:
         return alignment.blocks(rows, mask, model.block), causal
     if masked is None or not process.absorbing:
@@ -126,7 +133,7 @@ def seen(
     report: Report, chart: Chart, model: Pretrained, rows: Tokens, fresh: bool
 ) -> tuple[Report, list[Finding]]:
     """Who sees whom."""
-    size = 1 if model.causal else model.block
+    size = size_of(model)
     length = min(model.length, MOST, max(SHOWN, 0 if size is None else 2 * size), rows.numel())
     row = rows.flatten()[None, :length]
     mask: Mask = Full() if size is None else BlockCausal(size)
@@ -145,7 +152,7 @@ def seen(
 
 def leaking(model: Pretrained, rows: Tokens) -> leak.Leaks:
     """Whether what is scored is seen."""
-    size = 1 if model.causal else model.block
+    size = size_of(model)
     length = min(model.length, MOST, max(leak.MOST, 0 if size is None else 2 * size), rows.numel())
     row = rows.flatten()[None, :length]
     return leak.leaks(model.objective, model.model, row, real(model), size)

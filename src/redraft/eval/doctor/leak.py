@@ -51,7 +51,7 @@ def scored(
     objective: Objective, model: Any, tokens: Tokens, index: Tensor, rng: Rng
 ) -> tuple[Float[Tensor, "B _ D"], Where]:
     """The features that the objective asks for, and which positions it scores."""
-    recorder = Recorder(model)
+    recorder: Any = Recorder(model)
     with torch.no_grad():
         _, nats, _ = objective.scored(recorder, batch_of(tokens, index), rng)
     return recorder.given[-1], nats != 0
