@@ -19,7 +19,8 @@ def show(report: Report, console: Console | None = None) -> None:
     plain = "utf" not in console.encoding.lower()
     for part in parts(report, plain):
         console.print(part)
-    console.print(verdict(report))
+    for line in verdict(report):  # whole where somebody may search for it
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def parts(report: Report, plain: bool) -> Iterator[RenderableType]:
@@ -62,10 +63,9 @@ def measured(report: Report) -> Iterator[tuple[str, str]]:
             f"and for any guess, {loss.uniform:.2f}",
         )
     if (found := report.alignment) is not None:
-        nats = ", ".join(f"i{k:+d} {v:.2f}" if k else f"i {v:.2f}" for k, v in found.nats.items())
         agrees = "" if found.offset != report.offset else ", as it is told"
         why = "" if found.offset is not None else f" (told: {said(report.offset)})"
-        yield "alignment", f"{said(found.offset)}{agrees}{why}: nats for token {nats}"
+        yield "alignment", f"{said(found.offset)}{agrees}{why}: nats for token {found.told}"
     if report.sight is not None:
         told = "" if report.sight.told == report.sight.name else f"; told: {report.sight.told}"
         yield "attention", f"{report.sight.name}{told}"
@@ -105,12 +105,11 @@ def halves(rows: tuple[str, ...]) -> list[str]:
     return ["".join(BLOCKS[a + b] for a, b in zip(*pair, strict=True)) for pair in pairs]
 
 
-def verdict(report: Report) -> RenderableType:
+def verdict(report: Report) -> Iterator[Text]:
     """The findings, or that there are none."""
-    lines: list[RenderableType] = [Text("")]
+    yield Text("")
     for each in report.findings:
         mark, style = ("wrong", "bold red") if each.wrong else ("note", "bold yellow")
-        lines.append(Text.assemble((f"{mark}: ", style), each.line))
+        yield Text.assemble((f"{mark}: ", style), each.line)
     if report.sound:
-        lines.append(Text("sound: nothing wrong was found", style="bold green"))
-    return Group(*lines)
+        yield Text("sound: nothing wrong was found", style="bold green")

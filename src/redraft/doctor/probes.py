@@ -146,7 +146,8 @@ def seen(
         attention.picture(found),
         attention.picture(allowed),
     )
-    findings = verdicts.layout(found, allowed, fresh, "its configuration")
+    sure = report.alignment is not None and report.alignment.offset is not None
+    findings = verdicts.layout(found, allowed, fresh, "its configuration", sure)
     return replace(report, sight=sight), list(findings)
 
 

@@ -44,6 +44,11 @@ class Alignment:
     copies: bool = False  # row i repeats token i, which it is shown
 
     @property
+    def told(self) -> str:
+        """The losses, for people."""
+        return ", ".join(f"{token(key)}: {value:.2f}" for key, value in self.nats.items())
+
+    @property
     def best(self) -> float:
         """The lowest loss that is no mere copy of what was shown."""
         return min(value for key, value in self.nats.items() if key or self.layout != "causal")
@@ -146,6 +151,9 @@ def surely(gain: Float[Tensor, " n"]) -> bool:
 
 def said(offset: int | None) -> str:
     """In words."""
-    if offset is None:
-        return "undecided"
-    return f"row i speaks of token i{offset:+d}" if offset else "row i speaks of token i"
+    return "undecided" if offset is None else f"row i speaks of token {token(offset)}"
+
+
+def token(offset: int) -> str:
+    """The token that is so far from row i."""
+    return f"i{offset:+d}" if offset else "i"

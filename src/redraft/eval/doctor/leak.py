@@ -75,8 +75,9 @@ def leaks(
     rows = changed(row, others(row, vocab_size, (), 0), at)
     index = same.expand(len(rows)).contiguous()
     rng = Rng(Rng.of(seed, same).key.expand(len(rows)).contiguous())
-    h, _ = scored(objective, model, rows, index, rng)
-    reacts = differs(h[:, :length]).T & asked[0][:, None]
+    h, again = scored(objective, model, rows, index, rng)
+    same_noise = (again[1:] == again[:1]).all(1)  # what is hidden may depend on the tokens
+    reacts = differs(h[:, :length]).T & asked[0][:, None] & same_noise
     block = torch.arange(length) // (size or length)
     before, within = block[:, None] > block[at], block[:, None] == block[at]
     bad = reacts & ~(before | (within & ~asked[0, at]))

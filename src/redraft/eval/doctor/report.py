@@ -1,5 +1,6 @@
 """All that was found out about a checkpoint."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,5 +44,14 @@ class Report:
         return not any(each.wrong for each in self.findings)
 
     def json(self) -> dict[str, Any]:
-        """As one object."""
-        return asdict(self) | {"sound": self.sound}
+        """As one object; null for what is no number."""
+        return finite(asdict(self) | {"sound": self.sound})
+
+
+def finite(x: Any) -> Any:
+    """A JSON value without NaN and infinity, which are none."""
+    if isinstance(x, dict):
+        return {key: finite(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from redraft.eval.doctor.alignment import Alignment, said
+from redraft.eval.doctor.alignment import Alignment, said, token
 from redraft.eval.doctor.attention import Seen, named, unused
 from redraft.eval.doctor.finding import Finding
 from redraft.eval.doctor.leak import Leaks
@@ -41,17 +41,17 @@ def loss(found: Measured, fresh: bool) -> Iterator[Finding]:
 
 def alignment(found: Alignment, offset: int, where: str) -> Iterator[Finding]:
     """Whether the rows speak of the tokens that the configuration says."""
-    nats = ", ".join(f"i{key:+d}: {value:.2f}" for key, value in found.nats.items())
     if found.copies:
         yield Finding(
             f"row i repeats token i, which it is shown, and does not predict the next "
-            f"({nats} nats)",
+            f"({found.told} nats)",
             "its predictions",
             "it was trained with labels that are not shifted: train again with the next tokens",
         )
     elif found.offset is not None and found.offset != offset:
         yield Finding(
-            f"{said(found.offset)}, and by {where} it should be token i{offset:+d} ({nats} nats)",
+            f"{said(found.offset)}, and by {where} it should be token {token(offset)} "
+            f"({found.told} nats)",
             "its predictions",
             MENDS.get(
                 (offset, found.offset), "the labels were shifted by another number in training"
@@ -84,8 +84,13 @@ def family(found: Alignment, other: Alignment) -> Iterator[Finding]:
     )
 
 
-def layout(seen: Seen, allowed: Seen, fresh: bool, where: str) -> Iterator[Finding]:
-    """Whether rows react to the tokens that the mask allows, and to no other."""
+def layout(
+    seen: Seen, allowed: Seen, fresh: bool, where: str, sure: bool = True
+) -> Iterator[Finding]:
+    """Whether rows react to the tokens that the mask allows, and to no other.
+
+    `sure`: the network has learned enough for what it does not use to be a fault.
+    """
     name, told = named(seen, allowed), named(allowed)
     if bool((seen & ~allowed).any()):
         q, k = (seen & ~allowed).nonzero()[0].tolist()
@@ -100,6 +105,7 @@ def layout(seen: Seen, allowed: Seen, fresh: bool, where: str) -> Iterator[Findi
             f"{100 * unused(seen, allowed):.0f} % of what it may see it does not use",
             "its reaction to changed tokens",
             "attention seems dead, or has a window that the configuration does not tell",
+            wrong=sure,
         )
 
 
