@@ -34,7 +34,7 @@ KINDS = {  # our networks and what they are, by the architecture that GGUF has f
     "dream": ({"attention_bias": True}, False, True),
     "dream unshifted": ({"attention_bias": True, "tied": True}, False, False),
     "qwen3 both ways": ({"qk_norm": True}, False, False),
-    "llada": ({}, False, False),
+    "llada": ({"tied": True}, False, False),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import redraft
 from redraft import names
 from redraft.errors import BadInput
-from redraft.names import NAMES, Packaged, located, unpack
+from redraft.names import NAMES, Packaged, Shipped, located, unpack
 
 FILE = b"GGUF, nearly"
 
@@ -137,6 +137,17 @@ def test_a_path_that_exists_wins_over_a_name(shop, tmp_path, monkeypatch):
     assert located(tmp_path / "other") == tmp_path / "other"
 
 
-def test_the_base_is_pinned():
+def test_a_model_that_comes_with_redraft_is_found_in_either_place(tmp_path, monkeypatch):
+    monkeypatch.setitem(NAMES, "mine", Shipped("mine"))
+    monkeypatch.setattr(names, "HOMES", (tmp_path / "package", tmp_path / "checkout"))
+    with pytest.raises(BadInput, match="mine: this installation of redraft lacks models/mine"):
+        located("mine")
+    for home in reversed(names.HOMES):
+        (home / "mine").mkdir(parents=True)
+        assert located("mine") == home / "mine"
+
+
+def test_every_model_is_pinned():
     for model in NAMES.values():
-        assert len(model.sha256) == len(model.wheel) == 64 and model.size > 0
+        if isinstance(model, Packaged):
+            assert len(model.sha256) == len(model.wheel) == 64 and model.size > 0

