@@ -220,13 +220,13 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "chat_template": meta.get("tokenizer.chat_template"),
     }
     raw |= {ours: meta.get(f"tokenizer.ggml.{theirs}") for ours, theirs in IDS.items()}
-    raw |= {theirs: raw[ours] for ours, theirs in WORDS.get(arch, {}).items()}
     if arch == "gpt2":
         raw["layer_norm_epsilon"] = meta.get("gpt2.attention.layer_norm_epsilon", 1e-5)
     if arch == "llada":
         raw |= {"layer_norm_type": "rms", "include_qkv_bias": raw["attention_bias"]}
         raw["embedding_size"] = raw["vocab_size"]
-    return {key: value for key, value in raw.items() if value is not None}
+    own = WORDS.get(arch, {})
+    return {own.get(key, key): value for key, value in raw.items() if value is not None}
 
 
 def model_type(file: GgufFile, arch: str) -> str:
