@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "data": "types errors files fetch describe",
     "train": "types errors files describe levels weights data",
     "eval": "types errors files levels mask condition data objective view",
-    "noise": "types schedule mask process model adapt objective",
+    "noise": "types schedule mask condition process model adapt objective",
     "foreign": (
         "types errors describe schedule mask weights process model adapt objective data noise"
     ),

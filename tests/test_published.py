@@ -12,6 +12,7 @@ import redraft
 from redraft.convert import Layout, convert
 from redraft.data.tokenizer import Bytes
 from redraft.errors import BadInput
+from redraft.guided import guided
 from redraft.mask import BlockCausal, Full
 from redraft.model.formats import deepseek, dit, find, hf, llada2, lladamoe, modernbert
 from redraft.model.formats.family import Kind
@@ -20,6 +21,7 @@ from redraft.model.llama import LlamaConfig
 from redraft.model.modernbert import ModernBertConfig
 from redraft.model.moe import Experts, Routing, sigmoid
 from redraft.objective.block import BlockNELBO
+from redraft.objective.conditional import Conditional
 from redraft.objective.nelbo import NELBO, GeneralNELBO
 from redraft.process.gidd import Gidd
 from redraft.process.reading import X0, Others, Score
@@ -74,7 +76,7 @@ RAW = {
 }
 MOST = {"mdlm": (NELBO, X0(), V - 1), "mdlm_time": (NELBO, X0(), V - 1)}
 MOST |= {name: (BlockNELBO, X0(), V - 1) for name in ("bd3lm", "bd3lm_noadaln")}
-MOST |= {name: (GeneralNELBO, Others(), None) for name in ("udlm", "udlm_cfg")}
+MOST |= {"udlm": (GeneralNELBO, Others(), None), "udlm_cfg": (Conditional, Others(), None)}
 MOST |= {"gidd": (GeneralNELBO, Others(), V - 1), "sedd": (GeneralNELBO, Score(True), V - 1)}
 MOST |= {"sedd_uniform": (GeneralNELBO, Score(False), None)}
 every = pytest.mark.parametrize("name", RAW)
@@ -160,6 +162,17 @@ def test_noise_that_their_layouts_cannot_say_is_refused(name, tmp_path):
     with pytest.raises(BadInput):
         convert(tmp_path / "one", tmp_path / "two", Layout.hf)
     assert not (tmp_path / "two").exists()
+
+
+def test_a_checkpoint_that_was_told_classes_can_be_told_one(tmp_path):
+    folder(tmp_path, RAW["udlm_cfg"], dit.config_of(RAW["udlm_cfg"]))
+    loaded = redraft.load(tmp_path)
+    free = loaded.generate("ab", length=6)
+    texts = [guided(loaded, label, 3.0).generate("ab", length=6) for label in range(3)]
+    assert len({free[0], *(text for (text,) in texts)}) == 4
+    assert guided(loaded, 1, 0.0).generate("ab", length=6) == free
+    with pytest.raises(BadInput, match="knows the classes 0 to 2"):
+        guided(loaded, 3)
 
 
 def test_what_the_configuration_says_of_the_noise(tmp_path):

@@ -25,7 +25,10 @@ class Attribute(Protocol):
     Class number `classes` is the null class: not told.
     """
 
-    classes: ClassVar[int]
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        ...
 
     def __call__(self, tokens: Tokens) -> Labels:
         """One class a row."""
@@ -45,6 +48,16 @@ class Words:
 
     def __call__(self, tokens: Tokens) -> Labels:
         return torch.isin(tokens, torch.tensor(self.ids, device=tokens.device)).any(-1).long()
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The classes of a network that somebody else trained: none is read off a text, only told."""
+
+    classes: int
+
+    def __call__(self, tokens: Tokens) -> Labels:
+        return torch.full_like(tokens[:, 0], self.classes)
 
 
 def spellings(tokenizer: Any, words: Sequence[str]) -> tuple[int, ...]:

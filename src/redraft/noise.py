@@ -11,10 +11,12 @@ from typing import Any
 from torch import nn
 
 from redraft.adapt.clock import TotalNoise
+from redraft.condition import Unread
 from redraft.mask import BlockCausal, Full, Mask
 from redraft.model.formats import dit
 from redraft.model.formats.family import Kind
 from redraft.objective.block import BlockNELBO
+from redraft.objective.conditional import Conditional
 from redraft.objective.nelbo import NELBO, GeneralNELBO
 from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
@@ -55,7 +57,10 @@ def blocks(noise: dit.Blocks, V: int, kind: Kind) -> Aim:
 def random(noise: dit.Random, V: int, kind: Kind) -> Aim:
     """UDLM (Schiff et al. 2024)."""
     process = Mixing(V, None, 1.0, LogLinear(noise.eps), Others())
-    return Aim(process, Full(), GeneralNELBO(process), process.schedule)
+    trained: Any = GeneralNELBO(process)
+    if noise.classes:
+        trained = Conditional(trained, Unread(noise.classes))
+    return Aim(process, Full(), trained, process.schedule)
 
 
 def hybrid(noise: dit.Hybrid, V: int, kind: Kind) -> Aim:

@@ -70,9 +70,10 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Random:
-    """UDLM: random tokens, log-linear."""
+    """UDLM: random tokens, log-linear; with classes it was told, and sometimes not."""
 
     masks = False
+    classes: int = 0
     eps: float = EPS
 
 
@@ -125,7 +126,12 @@ def noise_of(raw: Mapping[str, Any]) -> Masked | Blocks | Random | Hybrid | Entr
     if raw["model_type"] == "bd3lm":
         ends = (float(raw.get(f"sampling_eps_{end}", usual)) for end, usual in ENDS)
         return Blocks(raw["block_size"], *ends)
-    return Random() if raw["model_type"] == "udlm" else Masked()
+    return Random(classes(raw)) if raw["model_type"] == "udlm" else Masked()
+
+
+def classes(raw: Mapping[str, Any]) -> int:
+    """How many it can be told; none is 0."""
+    return int(raw["cfg_num_classes"]) if raw.get("cfg") else 0
 
 
 def kind_of(raw: Mapping[str, Any], config: DitConfig) -> Kind:
@@ -171,7 +177,7 @@ def kuleshov(raw: Mapping[str, Any]) -> DitConfig:
         cond_width=raw["cond_dim"],
         timed=raw["time_conditioning"] and raw.get("adaln", True),
         time_scale=1.0,
-        classes=raw["cfg_num_classes"] if raw.get("cfg") else 0,
+        classes=classes(raw),
         steered=raw.get("adaln", True),
     )
 
