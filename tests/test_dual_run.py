@@ -131,7 +131,9 @@ def test_its_likelihood_is_the_block_bound(model, made):
 def test_plain_text_will_do_for_data(made, monkeypatch):
     monkeypatch.chdir(made[0])
     told = list(
-        start(find("smollm2_dual", [*WORDS, "text=text.txt", "soft=0.5"]), made[0] / "text")
+        start(
+            find("smollm2_dual", [*WORDS, "text=text.txt", "soft=0.5", "ema=0.9"]), made[0] / "text"
+        )
     )
     assert [t.state.step for t in told] == [1, 2] and told[-1].held_out is not None
 

@@ -146,6 +146,26 @@ def test_unlikely_places_get_no_drafts():
     assert len(written(Known((), 2.0), [[0]], 12, Lossless(MASK, 3))) == 4
 
 
+def test_behind_an_unlikely_place_nothing_is_drafted():
+    how, model = Lossless(MASK, 3, 1), Known((), sure=2.0)
+    tokens = torch.tensor([[3 * i % 17 for i in range(13)]])
+    state = how.begin(tokens, torch.tensor([1]))
+    found = []
+    for _ in range(4):
+        _, state = how.step(model, tokens, state)
+        found.append((int(state.size), bool(state.sure.any())))
+    assert found == [(2, True), (6, False), (7, True), (11, False)]
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 5])
+@pytest.mark.parametrize("last", [1, 4, 6])
+def test_nothing_is_kept_behind_an_end_among_accepted_drafts(k, last):
+    text, end = [3 * i % 17 for i in range(13)], 3 * last % 17
+    *_, canvas = written(Known(), [[0]], 12, Lossless(MASK, k), end)
+    assert canvas.tokens[0].tolist() == text[: last + 1] + [end] * (12 - last)
+    assert not canvas.noisy.any() and canvas.step.item() == passes(set(), last, k)
+
+
 def test_gaps_and_empty_texts_are_refused():
     for row, complaint in (([1, None, 2, None], "no gaps"), ([None, None], "at least one token")):
         with pytest.raises(BadInput, match=complaint):
