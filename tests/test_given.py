@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from redraft.adapt.adapted import bare
 from redraft.adapt.lora import base_weights
 from redraft.adapt.shift import NextToken
+from redraft.convert import Layout, convert
 from redraft.errors import BadInput
 from redraft.loading import open_pretrained
 from redraft.mask import BlockCausal, Full
@@ -208,6 +209,24 @@ def test_an_adapted_model_can_be_adapted_again(work):
         take_over(model, base, words.mask_id, 5)
         after = model.eval()(torch.tensor([[65, 257, 7, 257]]), mask=Full())
         close(after[..., :257], before[..., :257])
+
+
+@pytest.mark.parametrize(("name", "more"), [("dream", []), ("llada2", ["size=8"])])
+def test_an_adapted_model_is_converted_with_its_adapters_folded_in(name, more, work):
+    list(start(find(name, ["base=exact", "rank=2", *BUDGET, *more]), work / f"{name}-low"))
+    before, x = open_pretrained(f"{name}-low"), torch.tensor([[65, 257, 7, 257]])
+    want = before.model(x, mask=Full())[..., :257]
+    convert(f"{name}-low", work / f"{name}-own", Layout.redraft)
+    after = open_pretrained(f"{name}-own")
+    close(after.model(x, mask=Full())[..., :257], want)
+    assert after.block == before.block == (8 if name == "llada2" else None)
+    assert getattr(before.trained, "size", None) == before.block
+
+
+def test_no_other_layout_says_causal_between_blocks(work):
+    list(start(find("nbdiff", ["base=exact", *BUDGET]), work / "causal"))
+    with pytest.raises(BadInput, match="causally"):
+        convert("causal", work / "causal-hf", Layout.hf)
 
 
 def test_a_diffusion_model_keeps_its_mask(work):

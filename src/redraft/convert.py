@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from redraft.adapt.adapted import bare, folded
 from redraft.adapt.shift import NextToken, NextTokenConfig, Shifted, ShiftedConfig
 from redraft.adapt.side import Side
 from redraft.describe import describe
@@ -75,6 +76,8 @@ def convert(
     if numbers is Numbers.Q8_0 and to is not Layout.gguf:
         raise BadInput(f"--dtype Q8_0 is for --to gguf; for --to {to.value}: {', '.join(DTYPES)}")
     model = open_pretrained(source)
+    if not isinstance(model.model, Side):
+        folded(bare(model.model))
     try:
         if to is Layout.hf:
             write_hf(model, out, numbers, shard)
@@ -161,6 +164,8 @@ def inside(model: Pretrained) -> Any:
         network = network.model
     if not getattr(model.process, "absorbing", False):
         raise BadInput("other layouts cannot say what noise this model was made for")
+    if getattr(model.trained.bound(False), "causal", False):
+        raise BadInput("other layouts cannot say that text between blocks is seen causally")
     if not hasattr(network, "config"):
         raise BadInput(f"a {type(network).__name__} has no other layout")
     return network

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from redraft.adapt.lora import Lora
+from redraft.adapt.lora import Lora, merge
 from redraft.adapt.side import Masked
 from redraft.model.llama import LlamaConfig
 
@@ -41,6 +42,17 @@ def bare(model: nn.Module) -> nn.Module:
     while isinstance(inner := getattr(model, "model", None), nn.Module):
         model = inner
     return model
+
+
+@torch.no_grad()
+def folded(network: nn.Module) -> nn.Module:
+    """A network that `AdaptedConfig` built, changed to the plain one that says the same."""
+    table = getattr(network, "embedding", None)
+    if isinstance(table, Masked):
+        merge(network)
+        table.base.weight[table.mask_id] = table.mask.to(table.base.weight)
+        network.embedding = table.base
+    return network
 
 
 EXAMPLES = (AdaptedConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16), 5, Lora(4, 4.0)),)

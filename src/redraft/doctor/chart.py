@@ -165,7 +165,8 @@ def ours(folder: Path) -> Chart:
     voice = read_json(folder / NAME) if (folder / NAME).is_file() else {}
     causal, config = isinstance(told.shape, NextTokenConfig), told.shape
     shifted = causal or isinstance(config, ShiftedConfig | SideConfig)
-    config = getattr(config, "inner", config)
+    while hasattr(config, "inner"):
+        config = config.inner
     source = Held(weights_in(folder))
     kind = Kind(
         causal,

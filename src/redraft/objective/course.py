@@ -38,6 +38,11 @@ class Course(ABC):
         """Who may attend to whom in the end."""
         return self.end.mask
 
+    @property
+    def size(self) -> int | None:
+        """Tokens of a block in the end; None for whole rows."""
+        return getattr(self.end, "size", None)
+
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """The last loss."""
         return self.scored(model, batch, rng)[0]

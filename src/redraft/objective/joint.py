@@ -36,6 +36,11 @@ class Complementary:
         """Who may attend to whom."""
         return self.objective.mask
 
+    @property
+    def size(self) -> int | None:
+        """Tokens of a block; None for whole rows."""
+        return getattr(self.objective, "size", None)
+
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt the targets twice, denoise, score."""
         return self.scored(model, batch, rng)[0]
@@ -91,6 +96,11 @@ class NextBlock:
     def mask(self) -> Any:
         """What finished text sees of itself."""
         return self.objective.mask
+
+    @property
+    def size(self) -> int:
+        """Tokens of a block."""
+        return self.objective.size
 
     def __call__(self, model: Denoiser, batch: Batch, rng: Rng) -> Loss:
         """Corrupt the targets, denoise and continue, score."""

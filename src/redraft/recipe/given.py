@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from redraft.adapt.adapted import AdaptedConfig, bare
-from redraft.adapt.lora import Lora, base_weights, merge
+from redraft.adapt.adapted import AdaptedConfig, bare, folded
+from redraft.adapt.lora import Lora, base_weights
 from redraft.adapt.shift import ShiftedConfig
+from redraft.adapt.side import Masked, Side
 from redraft.data import source
 from redraft.data.source import Text
 from redraft.data.tokenizer import Existing, Tokenizer
@@ -22,8 +23,6 @@ from redraft.recipe.parts import plan
 from redraft.train.loop import Plan
 from redraft.train.optim import WSD, AdamW
 from redraft.types import Objective
-
-MASK_VECTOR = "embedding.mask"  # of a network with adapters
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ def plan_of(steps: int | None, seconds: float, lr: float | None, rank: int, **re
 def base_of(name: str) -> Pretrained:
     """What `redraft.load` reads. Raises BadInput for a network that cannot be adapted."""
     base = open_pretrained(name)
+    if isinstance(base.model, Side):
+        raise BadInput(f"{name}: writes beside a frozen network; adapt that one")
     inner = bare(base.model)
     known = {each for each, _ in inner.named_parameters()}
     if not any(each.startswith("embedding.") for each in known) or not hasattr(inner, "config"):
@@ -97,28 +98,24 @@ def take_over(model: nn.Module, base: Pretrained, mask_id: int, seed: int) -> No
     input, get the mean vector and noise of the spread of the others: a vector of zeros would be
     blown up by the first norm.
     """
-    merge(bare(base.model))
-    theirs, wanted = base_weights(bare(base.model)), base_weights(bare(model))
-    vector, mine = theirs.pop(MASK_VECTOR, None), wanted.pop(MASK_VECTOR, None)
-    rng = torch.Generator().manual_seed(seed)
-    fresh = base.causal or vector is not None
-    for name, weight in wanted.items():
+    own, rng = bare(model), torch.Generator().manual_seed(seed)
+    theirs = base_weights(folded(bare(base.model)))
+    for name, weight in base_weights(own).items():
         if name not in theirs:
             raise BadInput(f"{base.path}: lacks {name}; it is another network than the run's")
         found = theirs[name].to(weight.device, weight.dtype)
         if rows(found, base, name):
             found = fitted(found, len(weight), rng)
             old = theirs[name]
-            found[mask_id] = drawn(old, rng) if fresh else old[base.tokenizer.mask_id].to(found)
+            kept = None if base.causal else old[base.tokenizer.mask_id]
+            found[mask_id] = drawn(old, rng) if kept is None else kept.to(found)
         if found.shape != weight.shape:
             raise BadInput(
                 f"{base.path}: {name} is {list(found.shape)}, the run's is {list(weight.shape)}"
             )
         weight.copy_(found)
-        if name == "embedding.weight" and vector is not None:
-            weight[mask_id] = vector.to(weight)
-        if name == "embedding.weight" and mine is not None:
-            mine.copy_(weight[mask_id])
+    if isinstance(own.embedding, Masked):
+        own.embedding.mask.copy_(own.embedding.weight[mask_id])
 
 
 def rows(weight: Tensor, base: Pretrained, name: str) -> bool:
