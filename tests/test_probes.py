@@ -6,14 +6,16 @@ from rich.console import Console
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch.nn import functional as F
 
+from redraft.adapt.lora import Lora
 from redraft.adapt.shift import NextTokenConfig
+from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import Bpe, Bytes
 from redraft.data.tokenizer import Tokenizer as Ours
 from redraft.doctor.page import show
 from redraft.doctor.sample import TEXT
 from redraft.eval.doctor import alignment, attention, loss, tokens, verdicts
 from redraft.eval.doctor.finding import Finding
-from redraft.eval.doctor.leak import Leaks, leaks
+from redraft.eval.doctor.leak import Leaks, crossing, leaks
 from redraft.eval.doctor.loss import Measured, measure
 from redraft.eval.doctor.numbers import context, heads, look, mask_row, overflow, weights
 from redraft.eval.doctor.report import Report, Sight
@@ -22,6 +24,7 @@ from redraft.mask import BlockCausal, Full
 from redraft.model.llama import LlamaConfig
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder
+from redraft.objective.dual import DualBound
 from redraft.objective.nelbo import AnyOrder
 from redraft.process.mixing import Mixing
 from redraft.types import Loss
@@ -72,6 +75,19 @@ def test_what_a_row_speaks_of_is_found(offset):
     assert judged(canvas, Knows(ROWS, offset)).offset == offset
     assert judged(canvas, Knows(ROWS, offset), fresh=True).offset is None
     assert judged(canvas, Knows(ROWS, offset, 0.0)).offset is None  # knows nothing
+
+
+class Unigrams(Knows):
+    """A network that knows how frequent tokens are, and no more."""
+
+    def features(self, x, t=None, *, mask=None, at=None):
+        counts = torch.bincount(self.text.flatten(), minlength=V).double() + 1e-3
+        return (counts / counts.sum()).log().expand(*x.shape, V)
+
+
+def test_readings_that_are_equally_good_are_not_told_apart():
+    found = judged(alignment.masked(ROWS, MASK), Unigrams(ROWS, 0))
+    assert found.offset is None and found.best < found.uniform - 0.2
 
 
 def test_a_network_that_is_shown_its_tokens_may_copy_them():
@@ -197,6 +213,27 @@ class Choosy(AnyOrder):
 
 def test_noise_that_depends_on_the_tokens_is_no_leak():
     assert leaks(Choosy(P), network(), ROW, V, None) == Leaks(scored=int((ROW == 0).sum()))
+
+
+class Foreseen:
+    """An objective that says of every token something about the last one of the row."""
+
+    exact, process, mask = False, P, Full()
+
+    def scored(self, model, batch, rng):
+        nats = 1 + batch.tokens[:, -1:].expand(batch.tokens.shape).float()
+        return Loss(nats.sum(), batch.target.sum()), nats, torch.zeros(nats.shape)
+
+    def bound(self, timed):
+        return self
+
+
+def test_leaks_beside_a_frozen_network():
+    side = SideConfig(LLAMA, MASK, 5, Lora(2, 2.0))
+    found = crossing(DualBound(P, 4), network(side), ROW, 4)
+    assert found == Leaks(scored=found.scored) and found.scored > L / 2
+    found = crossing(Foreseen(), network(), ROW, 4)
+    assert found.later == tuple((q, L - 1) for q in range(L - 4)) and not found.hidden
 
 
 def test_leaks_are_found():

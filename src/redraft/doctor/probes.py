@@ -37,7 +37,7 @@ def probed(chart: Chart, model: Pretrained, report: Report, fresh: bool, text: s
         found = loss.measure(model.objective, model.model, rows, real(model))
     report = replace(report, loss=found, peak=peak.most)
     report, wrong = aligned(report, chart, model, rows, fresh)
-    if not model.dual and (model.causal or model.process.absorbing):
+    if model.causal or model.process.absorbing:
         leaks = leaking(model, rows)
         report = replace(report, leaks=leaks)
         wrong += verdicts.leaks(leaks)
@@ -153,7 +153,9 @@ def seen(
 
 def leaking(model: Pretrained, rows: Tokens) -> leak.Leaks:
     """Whether what is scored is seen."""
-    size = size_of(model)
+    size = model.block if model.dual else size_of(model)
     length = min(model.length, MOST, max(leak.MOST, 0 if size is None else 2 * size), rows.numel())
     row = rows.flatten()[None, :length]
+    if model.dual and size is not None:
+        return leak.crossing(model.objective, model.model, row, size)
     return leak.leaks(model.objective, model.model, row, real(model), size)

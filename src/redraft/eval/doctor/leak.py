@@ -86,6 +86,27 @@ def leaks(
     return sorted_out(pairs, block.tolist(), noise, int(asked.sum()))
 
 
+def crossing(objective: Objective, model: Any, row: Tokens, size: int) -> Leaks:
+    """The same of an objective whose features are its own affair: what it says of other tokens.
+
+    Time is above 0 where a token is hidden. Whether a row sees its own token cannot be told so.
+    """
+    length, same = row.shape[1], torch.zeros(1, dtype=torch.long)
+    at = torch.linspace(0, length - 1, min(length, MOST)).long()
+    rows = changed(row, others(row, 0, (), 0), at)
+    index = same.expand(len(rows)).contiguous()
+    rng = Rng(Rng.of(0, same).key.expand(len(rows)).contiguous())
+    with torch.no_grad():
+        _, nats, t = objective.scored(model, batch_of(rows, index), rng)
+    far = (nats[1:] - nats[:1]).abs() > 1e-3 * nats[:1].abs().amax()
+    reacts = far.T & (torch.arange(length)[:, None] != at)
+    block, hidden = torch.arange(length) // size, t[0] > 0
+    before, within = block[:, None] > block[at], block[:, None] == block[at]
+    bad = reacts & ~(before | (within & ~hidden[at]))
+    pairs = [(q, int(at[k])) for q, k in bad.nonzero().tolist()]
+    return sorted_out(pairs, block.tolist(), False, int((nats[0] != 0).sum()))
+
+
 def noisy(objective: Objective, model: Any, row: Tokens, length: int) -> bool:
     """Whether the clean half reacts to how the other half was noised."""
     index = torch.arange(4)
