@@ -18,6 +18,7 @@ from redraft.model.formats import find, llada, llama
 from redraft.model.formats.family import Kind
 from redraft.model.formats.hf import theirs
 from redraft.model.llama import LlamaConfig
+from redraft.model.moe import Experts
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.nelbo import NELBO, AnyOrder, GeneralNELBO
@@ -191,6 +192,16 @@ def test_other_networks_and_noise_are_examined(tmp_path, config, objective):
     report = examine(ours(tmp_path / "a", "fresh", config, objective), TEXT)
     assert [what for what in whats(report) if "nothing of this text" not in what] == []
     assert report.sight is not None and report.silent is None
+
+
+def test_what_a_mixture_of_experts_uses(tmp_path):
+    config = LlamaConfig(V, 16, 1, 2, 2, 16, L, experts=Experts(4, 1, 8))
+    facts = dict(examine(ours(tmp_path / "a", "fresh", config, AnyOrder(PROCESS)), TEXT).facts)
+    whole = sum(p.numel() for p in config.build().parameters())
+    used = whole - 3 * (3 * 16 * 8)
+    assert facts["parameters"] == (
+        f"{whole:,}, 192 of them in embeddings and head, {used:,} used by a token"
+    )
 
 
 BROKEN = "{% for m in messages %}{{ m.content }}"

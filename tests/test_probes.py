@@ -104,6 +104,8 @@ def test_canvases_hide_what_they_ask_for():
     masked = alignment.masked(ROWS, MASK)
     assert bool((masked.x[masked.asked] == MASK).all()) and masked.asked.any(1).all()
     assert not masked.asked[:, :2].any() and not masked.asked[:, -1].any()
+    begun = alignment.causal(ROWS, 5)
+    assert begun.x.shape == ROWS.shape and begun.x[:, 0].eq(5).all()  # no longer than a context
     blocks = alignment.blocks(ROWS, MASK, 4)
     assert bool((blocks.x[blocks.asked] == MASK).all())
     assert not blocks.noised[:, :-4].any() and blocks.noised[:, -4:].all()

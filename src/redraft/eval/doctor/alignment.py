@@ -55,9 +55,9 @@ class Alignment:
 
 
 def causal(rows: Tokens, bos: int | None = None) -> Canvas:
-    """Clean text, each position seeing what stands before it."""
+    """Clean text behind a beginning, each position seeing what stands before it."""
     if bos is not None:
-        rows = torch.cat([torch.full_like(rows[:, :1], bos), rows], 1)
+        rows = torch.cat([torch.full_like(rows[:, :1], bos), rows[:, :-1]], 1)
     asked = inner(torch.ones_like(rows, dtype=torch.bool))
     return Canvas("causal", rows, rows, asked, asked & False, BlockCausal(1), shown=True)
 
