@@ -108,6 +108,8 @@ def test_the_oldest_turns_are_forgotten(tmp_path):
     assert ids == prompt([said[0], *talk.turns]) and len(ids) + 20 <= 260
     assert len(prompt([said[0], *said[gone - 1 :]])) + 20 > 260, "not more than needed"
     before = list(talk.turns)
+    assert talk.hear("Again")[0] == prompt([said[0], *before[:-1], Turn("user", "Again")])
+    before = list(talk.turns)
     with pytest.raises(BadInput, match="the context holds 260"):
         talk.hear("y" * 250)
     assert talk.turns == before

@@ -33,7 +33,10 @@ class Dialogue:
         BadInput, and takes nothing, where it cannot hold these words alone.
         """
         first = [] if self.system is None else [Turn("system", self.system)]
-        turns, gone = [*self.turns, Turn("user", text)], 0
+        said = [*self.turns]
+        while said and said[-1].role == "user":  # an answer that was interrupted
+            said.pop()
+        turns, gone = [*said, Turn("user", text)], 0
         while True:
             ids = self.model.voice.chat.prompt([*first, *turns])
             if len(ids) + self.length <= self.model.length:
