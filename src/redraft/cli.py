@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Kind, Likelihood, Order, likelihood_of, options, sampler_of, solver_of
+from redraft.choose import Kind, Order, options, sampler_of, solver_of
 from redraft.commands.chat import chat
 from redraft.commands.convert import convert
 from redraft.commands.data import app as data
 from redraft.commands.doctor import doctor
+from redraft.commands.evaluate import evaluate
 from redraft.errors import BadInput, Diverged
 from redraft.lab.commands import app as lab
 
@@ -29,6 +30,7 @@ app.add_typer(lab, name="lab")
 app.command()(chat)
 app.command()(doctor)
 app.command()(convert)
+app.command(name="eval")(evaluate)
 
 
 @app.callback()
@@ -239,58 +241,6 @@ def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> Non
             print(json.dumps(line, ensure_ascii=False))
         else:
             print(text if num == 1 else f"--- {seed + i}\n{text}")
-
-
-@app.command(name="eval")
-def evaluate(
-    checkpoint: Checkpoint,
-    text: Annotated[list[str], typer.Option(help="file, glob or folder; may be repeated")],
-    draws: Annotated[int, typer.Option(min=1, help="draws of the noise for each row")] = 8,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")
-    ] = None,
-    field: Annotated[str, typer.Option(help="of .jsonl and .parquet")] = "text",
-    kind: Annotated[
-        Likelihood, typer.Option("--likelihood", help="of a model of vectors: also by its ODE")
-    ] = Likelihood.bound,
-    steps: Annotated[int | None, typer.Option(min=1, help="of the ODE; default: 32")] = None,
-    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Bits per byte on a text, with a 95 % interval."""
-    from dataclasses import asdict
-
-    from redraft.loading import open_pretrained
-    from redraft.progress import measured
-
-    model = open_pretrained(checkpoint)
-    objective = likelihood_of(model, kind, steps)
-    found = measured(model, text, field, rows, draws, seed, objective)
-    if as_json:
-        about = {"checkpoint": str(model.path), "bound": not model.causal, "likelihood": kind.value}
-        print(json.dumps(asdict(found) | about))
-        return
-    sign = "" if model.causal else "<= "
-    interval = "no interval from one row"
-    if found.low is not None:
-        interval = f"95 % interval [{found.low:.4f}, {found.high:.4f}]"
-    print(
-        f"{sign}{found.bpb:.4f} bits per byte, {interval}\n"
-        f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
-        + ("" if model.causal else f", {draws} draws a row")
-    )
-    if kind is Likelihood.ode:
-        print(
-            f"by the probability-flow ODE in {objective.steps} steps, and dequantised vectors: a "
-            "bound, but for the error of the steps"
-        )
-    if found.unknown:
-        print(
-            f"note: {found.unknown} of the tokens are unknown to the tokenizer; what they stood "
-            "for is lost, so this is no bound for the text itself"
-        )
-    if not model.tokenizer.faithful:
-        print("note: this tokenizer changes texts; the bits are of what it keeps")
 
 
 @app.command()

