@@ -17,6 +17,7 @@ from redraft.mask import BlockCausal
 from redraft.objective.dual import DualBound
 from redraft.recipe.find import find
 from redraft.recipe.start import start
+from redraft.reporting import report_on
 from redraft.sample.lossless import Lossless
 from redraft.weights import read_tensors
 
@@ -156,6 +157,12 @@ def test_what_has_no_adapters_is_not_written_as_such(made, monkeypatch, tmp_path
     monkeypatch.chdir(made[0])
     with pytest.raises(BadInput, match="for adapters"):
         convert("base", tmp_path / "out", Layout.peft)
+
+
+def test_there_is_a_report_of_a_run_on_conversations(made, monkeypatch):
+    monkeypatch.chdir(made[0])
+    report_on(made[0] / "run", made[0] / "report.html")
+    assert "held out" in (made[0] / "report.html").read_text()
 
 
 def test_the_command_line_writes_both_ways(made, monkeypatch, capsys):

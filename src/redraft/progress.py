@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
 from redraft.data.corpus import sha256
-from redraft.data.loader import Held, documents_as_rows, texts_as_rows
+from redraft.data.loader import texts_as_rows
 from redraft.data.text import documents
 from redraft.errors import BadInput
 from redraft.eval.clip import Clip, search
@@ -119,12 +120,13 @@ def measured_corpus(model: Pretrained, run: Run, rows: int | None, draws: int) -
     return over(model, own_rows(model, run, rows), draws, seed=0)
 
 
-def own_rows(model: Pretrained, run: Run, rows: int | None) -> Held:
+def own_rows(model: Pretrained, run: Run, rows: int | None) -> Any:
     """Held-out rows of a run's corpus. Raises BadInput if its text has changed since."""
     corpus = run.data.corpus()
-    if sha256(model.path / "tokenizer.json") != corpus.manifest.tokenizer:
+    made = getattr(corpus, "manifest", None)  # conversations have none
+    if made is not None and sha256(model.path / "tokenizer.json") != made.tokenizer:
         raise BadInput(f"{model.path}: the text it was trained on has changed; use `eval --text`")
-    return documents_as_rows(corpus, "held_out", model.length, rows)
+    return run.data.held(corpus, model.length, rows)
 
 
 def clips(model: Pretrained, run: Run, rows: int, draws: int, seed: int) -> list[Clip]:

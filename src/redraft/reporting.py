@@ -72,8 +72,10 @@ def curves(name: str, folder: Path) -> tuple[report.Curve, ...]:
 
 def losses(name: str, folder: Path, run: Run, window: int = 25) -> tuple[report.Curve, ...]:
     """The training loss in bits per byte, averaged over `window` steps."""
-    side = run.data.corpus().manifest.train
-    scale = side.tokens / side.bytes / math.log(2)
+    made = getattr(run.data.corpus(), "manifest", None)
+    if made is None:  # conversations: a loss over answers has no bytes to count
+        return ()
+    scale = made.train.tokens / made.train.bytes / math.log(2)
     lines = read(folder / "metrics.jsonl")
     whole = max(len(lines) // window * window, min(len(lines), window))  # a short rest is noise
     groups = [lines[i : i + window] for i in range(0, whole, window)]
