@@ -97,8 +97,8 @@ def refuse(event: str, args: tuple) -> None:
 def limit(told: dict) -> None:
     """Set the limits of this process."""
     mega = 1 << 20
+    resource.setrlimit(resource.RLIMIT_CPU, (told["cpu"], told["cpu"] + 1))  # a signal, then death
     limits = {
-        resource.RLIMIT_CPU: told["cpu"],
         resource.RLIMIT_AS: told["memory"] * mega,
         resource.RLIMIT_FSIZE: told["file"] * mega,
         resource.RLIMIT_NOFILE: told["files"],
