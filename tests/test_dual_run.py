@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from redraft.adapt.lora import Lora, Origin, adapters, fingerprint, save
 from redraft.cli import main
 from redraft.convert import Layout, Numbers, convert
 from redraft.data.loader import texts_as_rows
@@ -151,6 +152,28 @@ def test_it_is_written_in_other_layouts_and_is_the_same(model, tmp_path, layout)
     convert("run", tmp_path / "half", layout, Numbers.BF16)
     half = open_pretrained(tmp_path / "half").model.saved_parameters()
     assert all(torch.equal(half[k], mine[k].bfloat16().float()) for k in mine)
+
+
+@torch.no_grad()
+def test_a_folder_of_pefts_is_its_base_adapted(made, monkeypatch, tmp_path):
+    monkeypatch.chdir(made[0])
+    how, base = Lora(2, 4.0, ("q", "down")), open_pretrained("base")
+    network, x = base.model.model, torch.arange(9)[None]
+    origin = Origin("base", fingerprint(dict(network.named_parameters())))
+    plain = network(x, mask=BlockCausal(1))
+    how.attach(network)
+    for _, part in adapters(network):
+        torch.nn.init.normal_(part.b)
+    save(network, tmp_path, how, origin)
+    again = open_pretrained(tmp_path)
+    assert torch.equal(again.model.model(x, mask=BlockCausal(1)), network(x, mask=BlockCausal(1)))
+    assert not torch.allclose(network(x, mask=BlockCausal(1)), plain) and again.causal
+    save(network, tmp_path, how, Origin("", ""))
+    with pytest.raises(BadInput, match="says not what base"):
+        open_pretrained(tmp_path)
+    save(network, tmp_path, how, Origin("base", "0123"))
+    with pytest.raises(BadInput, match="an adapter for base"):
+        open_pretrained(tmp_path)
 
 
 def test_what_has_no_adapters_is_not_written_as_such(made, monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from redraft.adapt import lora
+from redraft.adapt.adapted import bare
 from redraft.adapt.shift import NextToken, NextTokenConfig
 from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import Tokenizer
@@ -270,6 +271,8 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
     Raises BadInput, naming the file, for anything missing, truncated or inconsistent.
     """
     path = located(path)
+    if (path / lora.CONFIG).is_file() and not (path / "config.json").is_file():
+        return with_adapters(path, dtype)
     if is_foreign(path):
         found = open_foreign(path, dtype)
         parts = (found.process, found.mask, found.trained, found.length)
@@ -278,6 +281,18 @@ def open_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Pretr
     loaded = own(resolve(path), dtype)
     loaded.model.to(dtype)
     return loaded
+
+
+def with_adapters(folder: Path, dtype: torch.dtype | None) -> Pretrained:
+    """A folder of PEFT's, with LoRA: the base that it names, adapted."""
+    how, origin = lora.read(folder)
+    if not origin.name:
+        raise BadInput(f"{folder / lora.CONFIG}: says not what base the adapter is for")
+    base = open_pretrained(origin.name, dtype)
+    network = bare(base.model)
+    how.attach(network)
+    lora.fill(network, folder, origin)
+    return replace(base, path=folder)
 
 
 @dataclass(frozen=True)
