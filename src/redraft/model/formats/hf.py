@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from redraft.describe import read_json
 from redraft.errors import BadInput
@@ -14,6 +16,7 @@ from redraft.model.formats.family import Read, Source, Take, Weights
 from redraft.weights import put
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DRAWS = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -94,13 +97,24 @@ def opened(path: Path) -> Any:
         raise BadInput(f"{path}: damaged or not safetensors ({error})") from None
 
 
+class Unfilled(TorchFunctionMode):
+    """No weight is drawn: without memory there is nothing to fill, and trying loads a compiler."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """The function, unless it draws."""
+        kwargs = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def network(read: Read, source: Source, dtype: torch.dtype | None = None) -> nn.Module:
     """The network, built without memory of its own and given the tensors.
 
     `dtype`: one to convert to, tensor by tensor; None keeps that of the file. Raises BadInput
     for missing, unknown or misshapen tensors.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         model = read.config.build()
     check(model, read, source)
     given = ((name, take.read(source)) for name, take in read.weights.items())
