@@ -178,6 +178,7 @@ def test_all_turns_or_the_last(tmp_path, voice):
         ('{"prompt": "a", "answer": "b"}\n\n{"mess', r"a\.jsonl:3: not JSON"),
         ('{"prompt": "a", "answer": "b"}', "1 conversations, and one is held out"),
         ('{"ids": [1, 2, 999], "start": 1}', r":1: ids is not a list of tokens below 260"),
+        ('{"ids": [1, 256, 3], "start": 1}', r":1: ids holds the mask"),
         ('{"ids": [1, 2, 3], "start": 3}', r":1: start is not a place in ids"),
         ('{"prompt": "\ue000", "answer": "b"}', r":1: .* cannot be part of a conversation"),
     ],

@@ -16,13 +16,16 @@ from redraft.weights import read_tensors
 SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=32 rows=4 micro=2 steps=2".split()
 
 WORDS = {name: ["words=w"] for name in ("classifier", "conditional")}  # a byte is a word there
+WORDS["sft"] = ["text=talk.jsonl"]
+TALK = "".join(f'{{"ids": [65, 66, {67 + i}, 257], "start": 2}}\n' for i in range(8))
 TEXT = "All the world's a stage, and all the men.\n" * 50
 
 
 def small(name):
     params = inspect.signature(shipped(name)).parameters
     if "base" in params:  # its network and its tokenizer are those of the base
-        return ["base=base", *(word for word in SMALL if word.partition("=")[0] in params)]
+        given = (word for word in SMALL if word.partition("=")[0] in params)
+        return ["base=base", *given, *WORDS.get(name, [])]
     if "model" in params:  # of vectors, to be guided
         return ["model=vectors", "words=w", *(w for w in SMALL if w.partition("=")[0] in params)]
     return [*SMALL, *WORDS.get(name, [])]
@@ -44,6 +47,7 @@ def base(tmp_path_factory):
 def work(tmp_path, monkeypatch, base):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "talk.jsonl").write_text(TALK)
     (tmp_path / "base").symlink_to(base)
     (tmp_path / "vectors").symlink_to(base.parent.parent / "vectors")
     return tmp_path

@@ -79,20 +79,10 @@ def test_a_run_begins_with_the_bases_weights_and_goes_on_as_others_do(here, base
 
 
 @pytest.mark.slow
-def test_it_learns_to_answer_and_to_stop(here, tmp_path):
-    found = run("base=mdlm", "steps=250", "end=fill")
-    told = list(start(found, tmp_path / "run"))
-    held = [each.held_out for each in told if each.held_out is not None]
-    assert held[-1] < 2.0
-    model = open_pretrained(tmp_path / "run")
-    talk = Dialogue(model, length=12)
-    said = []
-    for i in range(5):
-        talk.reset()
-        for _ in talk.answer(talk.hear(f"Say {i}.")[0]):
-            pass
-        said.append(talk.turns[-1].content)
-    assert sum(set(each) <= set("ab ") for each in said) >= 4
+def test_it_learns_what_answers_are_like(here, tmp_path):
+    told = list(start(run("base=mdlm", "steps=150"), tmp_path / "run"))
+    losses = [each.stepped.loss for each in told]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
 def test_ends_by_their_words():
@@ -105,11 +95,14 @@ def test_ends_by_their_words():
 
 
 def test_what_cannot_be_tuned_is_refused(here):
-    with pytest.raises(BadInput, match="autoregressive; make it a diffusion model first"):
-        run("base=ar")
     with pytest.raises(BadInput, match="no such file"):
-        start_of(run("base=mdlm", "text=none.jsonl"))
+        run("base=mdlm", "text=none.jsonl").data.corpus()
+    with pytest.raises(BadInput, match="no such checkpoint"):
+        run("base=nothing")
 
 
-def start_of(found):
-    return found.data.corpus()
+def test_an_autoregressive_base_is_seen_both_ways(here, tmp_path):
+    found = run("base=ar", "steps=1")
+    assert isinstance(found.objective, AnyOrder)
+    list(start(found, tmp_path / "run"))
+    assert not open_pretrained(tmp_path / "run").causal

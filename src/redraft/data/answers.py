@@ -281,6 +281,8 @@ def distilled(row: Mapping[str, Any], chat: Chat) -> Answered:
     ids, start, size = row["ids"], row.get("start"), chat.tokenizer.vocab_size
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < size for i in ids):
         raise BadInput(f"ids is not a list of tokens below {size}")
+    if chat.tokenizer.mask_id in ids:
+        raise BadInput("ids holds the mask, which no text does")
     if type(start) is not int or not 0 < start < len(ids):
         raise BadInput("start is not a place in ids, where the answer begins")
     return Answered(np.array(ids, np.int32), np.arange(len(ids)) >= start, ids[-1] in chat.ends)

@@ -7,7 +7,7 @@ redraft chat runs/sft
 A line of talk.jsonl has "messages", or "prompt" and "answer". `end` says how an answer ends:
 once (one token), fill (ends to the end of the row, which the model then fills a canvas with),
 block (ends to the end of its last block) or open (none is learned). `last`: only the last answer
-of a conversation is learned.
+of a conversation is learned. An autoregressive base has its mask opened at once, as in `a2d`.
 """
 
 from typing import Any
@@ -44,11 +44,6 @@ def recipe(
 ) -> Run:
     """Answers of conversations (SFT), by any model of masks or blocks; end: once, fill, block."""
     found = base_of(base)
-    if found.causal:
-        raise BadInput(
-            f"{base}: autoregressive; make it a diffusion model first (`redraft train dream`), or "
-            "give one of the recipes that do a text of conversations"
-        )
     voice = voice_of(found)
     words = voice.tokenizer
     data = Answers(text, voice.kept().as_posix(), ending(end, found.block), last, held_out)
@@ -97,9 +92,9 @@ def ending(word: str | None, block: int | None) -> Once | Fill | Open:
 
 def objective(base: Pretrained, process: Mixing) -> Any:
     """What it is trained with further: by counting, where the network is not told the time."""
-    if not process.absorbing or not getattr(base.process, "absorbing", False):
+    if not getattr(base.process, "absorbing", False):
         raise BadInput(f"{base.path}: not a model of masks")
     timed = getattr(base.model, "timed", True)
-    if base.block is not None:
+    if base.block is not None and not base.causal:
         return BlockNELBO(process, base.block) if timed else BlockAnyOrder(process, base.block)
     return NELBO(process) if timed else AnyOrder(process)
