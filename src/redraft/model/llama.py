@@ -207,7 +207,8 @@ class Llama(nn.Module):
         if self.config.reach is None:
             return seen
         before = 0 if kv is None else kv.length
-        return sight(mask & Window(self.config.reach), *h.shape[:2], h.device, before)
+        B, L, _ = h.shape
+        return sight(mask & Window(self.config.reach), B, L, h.device, before)
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Features to logits."""

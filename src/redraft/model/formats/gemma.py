@@ -17,7 +17,7 @@ WRITES = (LlamaConfig,)
 def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     """A causal Gemma of the first generation."""
     config = shape(
-        raw | {"tie_word_embeddings": raw.get("tie_word_embeddings", True)},
+        {"tie_word_embeddings": True} | dict(raw),
         names,
         raw.get("attention_bias", False),
         head_size=raw.get("head_dim", 256),

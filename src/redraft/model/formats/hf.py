@@ -124,7 +124,7 @@ def network(read: Read, source: Source, dtype: torch.dtype | None = None) -> nn.
 
 def check(model: nn.Module, read: Read, source: Source) -> None:
     """BadInput unless the tensors are those that the network needs."""
-    names, wanted = source.names(), dict(model.named_parameters())
+    names, wanted = set(source.names()), dict(model.named_parameters())
     if wanted.keys() != read.weights.keys():
         raise KeyError(*(wanted.keys() ^ read.weights.keys()))
     used = takes(read.weights)

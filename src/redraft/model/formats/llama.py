@@ -46,7 +46,7 @@ def shape(
 ) -> LlamaConfig:
     """The network of a configuration in the words of Llama. `more`: what the family adds."""
     heads = needed(raw, "num_attention_heads")
-    fields = {
+    fields: dict[str, Any] = {
         "vocab_size": needed(raw, "vocab_size"),
         "width": needed(raw, "hidden_size"),
         "depth": needed(raw, "num_hidden_layers"),
