@@ -79,7 +79,7 @@ class Pretrained:
         return Voice(self.tokenizer, self.template)
 
     @property
-    def writer(self) -> Denoiser:
+    def writer(self) -> Any:
         """Its network of next tokens, which says at l what follows. Raises BadInput without one."""
         if not self.causal:
             raise BadInput(f"{self.path}: not an autoregressive model, which this needs")

@@ -35,7 +35,8 @@ class Aligned:
         behind = self.end + k.shape[2]
         for held, new in ((self.keys, k), (self.values, v)):
             held[layer][:, :, self.end : behind] = new
-        return tuple(held[layer][:, :, self.first : behind] for held in (self.keys, self.values))
+        seen = slice(self.first, behind)
+        return self.keys[layer][:, :, seen], self.values[layer][:, :, seen]
 
     def ready(self, layer: int, k: Kv, v: Kv) -> None:
         """Make the buffers of a layer that has none yet."""

@@ -238,8 +238,7 @@ def environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     found.filters["tojson"] = tojson
-    found.globals["raise_exception"] = refuse
-    found.globals["strftime_now"] = today
+    found.globals.update(raise_exception=refuse, strftime_now=today)
     return found
 
 

@@ -219,24 +219,24 @@ class Writer:
             if row is not None:
                 row.size += 1
                 row.coming.pop(0)
-        writing = [i for i, row in enumerate(self.rows) if row is not None and not row.coming]
+        writing = {i: row for i, row in enumerate(self.rows) if row and not row.coming}
         if not writing:
             return []
-        found = self.chosen(self.model.head(h[writing, 0]), writing)
-        taken = ((i, self.rows[i].take(token)) for i, token in zip(writing, found, strict=True))
+        found = self.chosen(self.model.head(h[list(writing), 0]), list(writing.values()))
+        taken = ((i, row.take(t)) for (i, row), t in zip(writing.items(), found, strict=True))
         return [(i, done) for i, done in taken if done is not None]
 
-    def chosen(self, logits: Float[Tensor, "n V"], writing: list[int]) -> list[int]:
+    def chosen(self, logits: Float[Tensor, "n V"], rows: list[Row]) -> list[int]:
         """The next token of some rows."""
         if self.banned:
             logits[:, self.banned] = -torch.inf
         tokens = logits.argmax(-1)
         groups: dict[Draw, list[int]] = {}
-        for j, i in enumerate(writing):
-            if (draw := self.rows[i].request.draw).temperature:
+        for j, row in enumerate(rows):
+            if (draw := row.request.draw).temperature:
                 groups.setdefault(draw, []).append(j)
         for draw, which in groups.items():
-            u = self.uniform([self.rows[writing[j]] for j in which])
+            u = self.uniform([rows[j] for j in which])
             tokens[which] = draw.at(logits[which].float(), u.to(logits.device))
         return tokens.tolist()
 
