@@ -340,15 +340,21 @@ def test_the_command_prints_a_page_or_an_object(tmp_path, monkeypatch, capsys):
     assert found["findings"][0]["wrong"] and found["sight"]["rows"][0] == "#" * L
 
 
-@pytest.mark.parametrize("fault", ["nothing", "truncated", "unknown"])
+@pytest.mark.parametrize("fault", ["nothing", "truncated", "unknown", "misshapen"])
 def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, capsys, fault):
     folder = tmp_path / "a"
     if fault != "nothing":
         hugging_fresh(folder, "strange" if fault == "unknown" else "llama")
     if fault == "truncated":
         (folder / SAFE).write_bytes((folder / SAFE).read_bytes()[:-100])
+    if fault == "misshapen":  # the configuration and the tokenizer are sound
+        tampered(folder, widened)
     code, out, err = call(monkeypatch, capsys, folder)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1, err
+
+
+def widened(tensors):
+    tensors["model.norm.weight"] = torch.ones(33)
 
 
 def hugging_fresh(folder, kind):

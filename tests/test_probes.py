@@ -368,6 +368,7 @@ def test_numbers():
         (10000.0, 2048, None),
         (100000.0, 8192, None),
         (None, 8192, None),
+        (10000.0, 65536, None),  # once and a bit
         (10000.0, 131072, "turns 2.8 times"),
         (0.0, 2048, "rotary base 0.0"),
         (float("nan"), 2048, "rotary base nan"),
