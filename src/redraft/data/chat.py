@@ -238,7 +238,8 @@ def environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     found.filters["tojson"] = tojson
-    found.globals.update(raise_exception=refuse, strftime_now=today)
+    given: Any = found.globals
+    given.update(raise_exception=refuse, strftime_now=today)
     return found
 
 
