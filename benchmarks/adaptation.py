@@ -25,7 +25,8 @@ import torch
 from redraft.data.loader import documents_as_rows
 from redraft.eval.likelihood import likelihood
 from redraft.files import write_text
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.recipe.base import Run
 from redraft.recipe.find import find
 from redraft.recipe.given import base_of

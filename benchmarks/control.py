@@ -18,7 +18,8 @@ import torch
 from redraft.condition import Labelled
 from redraft.data.loader import documents_as_rows
 from redraft.eval.quality import distinct_n, unigram_entropy
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.progress import watch
 from redraft.recipe.find import find
 from redraft.recipe.start import start

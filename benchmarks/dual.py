@@ -20,7 +20,8 @@ from typing import Any, cast
 
 import torch
 
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.recipe.find import find
 from redraft.sample.block import generate_blocks
 from redraft.sample.dual import DualFront

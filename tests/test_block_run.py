@@ -7,8 +7,9 @@ import torch
 
 from redraft.choose import Order, options, sampler_of
 from redraft.errors import BadInput
-from redraft.loading import WRITING, open_pretrained
+from redraft.loading import open_pretrained
 from redraft.objective.block import BlockAnyOrder
+from redraft.pretrained import WRITING
 from redraft.progress import clips, measured
 from redraft.recipe.find import find
 from redraft.recipe.start import start

@@ -14,13 +14,13 @@ from redraft.cli import main
 from redraft.convert import Layout, Numbers, convert
 from redraft.data.tokenizer import Chars, Tokenizer
 from redraft.errors import BadInput
-from redraft.loading import Pretrained
 from redraft.mask import BlockCausal, Full
 from redraft.model.formats.gguf_file import open_gguf
 from redraft.model.llama import LlamaConfig
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder
 from redraft.objective.nelbo import NELBO
+from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
 from tests.test_gguf import SMALL, TEXT, tokens
 

@@ -13,12 +13,12 @@ from redraft.commands.chat import chat as command
 from redraft.data.chat import Turn
 from redraft.dialogue import Dialogue
 from redraft.errors import BadInput
-from redraft.loading import Pretrained
 from redraft.mask import BlockCausal, Full
 from redraft.model.llama import LlamaConfig
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockNELBO
 from redraft.objective.nelbo import NELBO
+from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
 from redraft.sample.predict import blank
 from redraft.sample.unmask import Draw, TopK, Unmask, leftmost

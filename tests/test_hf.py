@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Inner
+from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 
 import redraft
@@ -424,7 +426,8 @@ def test_writing_with_kept_keys_is_the_chain_of_likeliest_tokens(folders, name):
     loaded = redraft.load(folders / name)
     greedy = Unmask(leftmost, TopK(1), Draw(0.0))
     *_, last = loaded.stream("To be", 1, 8, greedy)
-    ids, network = [END, *loaded.tokenizer.encode("To be")], inner(loaded.model)
+    assert not loaded.begins and loaded.lead is None  # this tokenizer puts no mark in front
+    ids, network = loaded.tokenizer.encode("To be"), inner(loaded.model)
     for _ in range(8):
         logits = network(torch.tensor([ids]), mask=BlockCausal(1))[0, -1]
         logits[loaded.process.mask_id :] = -torch.inf if loaded.process.mask_id == MASK else 0
@@ -433,7 +436,24 @@ def test_writing_with_kept_keys_is_the_chain_of_likeliest_tokens(folders, name):
         ids.append(int(logits.argmax()))
         if ids[-1] == END:
             break
-    assert last.tokens[0, : len(ids) - 1].tolist() == ids[1:]
+    assert last.tokens[0, : len(ids)].tolist() == ids
+    given = len(loaded.tokenizer.encode("To be"))
+    assert last.window[0].tolist() == [i >= given for i in range(last.window.shape[1])]
+
+
+@torch.no_grad()
+def test_a_tokenizer_that_puts_a_mark_in_front_is_obeyed(copy):
+    folder = copy("llama")
+    words = Inner.from_file(str(folder / "tokenizer.json"))
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", END)])
+    words.save(str(folder / "tokenizer.json"))
+    loaded = redraft.load(folder)
+    assert loaded.begins and loaded.lead == END
+    ids, network = [END, *loaded.tokenizer.encode("To be")], inner(loaded.model)
+    logits = network(torch.tensor([ids]), mask=BlockCausal(1))[0, -1]
+    logits[MASK] = -torch.inf
+    *_, last = loaded.stream("To be", 1, 1, Unmask(leftmost, TopK(1), Draw(0.0)))
+    assert last.tokens[0].tolist() == [*ids[1:], int(logits.argmax())]
 
 
 @torch.no_grad()

@@ -37,29 +37,31 @@ MAY_IMPORT = {
     "foreign": (
         "types errors describe schedule mask weights process model adapt objective data noise"
     ),
+    "pretrained": "types errors mask process adapt objective sample data",
     "loading": (
-        "types errors describe schedule mask cache weights condition process model adapt objective "
-        "sample data foreign names"
+        "types errors describe mask weights process adapt objective data foreign names pretrained"
     ),
-    "guided": "types errors mask condition process objective sample loading",
+    "guided": "types errors mask condition process objective sample pretrained loading",
     "choose": "errors process objective sample",
-    "dialogue": "types errors data loading",
+    "dialogue": "types errors data pretrained loading",
     "magpie": "types errors files describe sample data",
-    "recipe": f"{RUNS} loading",
-    "progress": f"{RUNS} loading recipe",
-    "reporting": f"{RUNS} view loading recipe progress",
+    "recipe": f"{RUNS} pretrained loading",
+    "progress": f"{RUNS} pretrained loading recipe",
+    "reporting": f"{RUNS} view pretrained loading recipe progress",
     "doctor": (
         "types errors describe mask weights process model adapt objective data eval foreign "
-        "loading names"
+        "pretrained loading names"
     ),
-    "demo": f"{RUNS} view loading recipe progress reporting",
-    "lab": f"{RUNS} view choose loading recipe progress",
-    "convert": "errors files describe weights model adapt foreign loading",
+    "demo": f"{RUNS} view pretrained loading recipe progress reporting",
+    "lab": f"{RUNS} view choose pretrained loading recipe progress",
+    "convert": "errors files describe weights model adapt foreign pretrained loading",
     "commands": (
-        f"{RUNS} view choose guided loading recipe progress reporting "
+        f"{RUNS} view choose guided pretrained loading recipe progress reporting "
         "magpie dialogue doctor convert"
     ),
-    "cli": f"{RUNS} view choose guided loading recipe progress reporting demo lab commands",
+    "cli": (
+        f"{RUNS} view choose guided pretrained loading recipe progress reporting demo lab commands"
+    ),
     "__init__": "errors loading",
     "__main__": "cli",
 }

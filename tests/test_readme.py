@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from redraft import cli
-from redraft.loading import Pretrained
+from redraft.pretrained import Pretrained
 from redraft.recipe.find import arguments, names, shipped
 
 README = Path(__file__).parents[1] / "README.md"

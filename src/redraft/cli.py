@@ -152,7 +152,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write texts."""
-    from redraft.loading import WRITING, newest
+    from redraft.loading import newest
+    from redraft.pretrained import WRITING
 
     if checkpoint is None:
         checkpoint = newest(RUNS)
@@ -196,7 +197,7 @@ def infill(
     as_json: Json = False,
 ) -> None:
     """Fill the gaps of a text; [[8]] is a gap of 8 tokens."""
-    from redraft.loading import FILLING
+    from redraft.pretrained import FILLING
 
     model = towards(checkpoint, label, guidance, classifier)
     tokens = model.gaps(template).count(None)

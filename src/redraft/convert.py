@@ -16,10 +16,11 @@ from redraft.describe import describe
 from redraft.errors import BadInput
 from redraft.files import replacing, replacing_file
 from redraft.foreign import kind_of
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
 from redraft.model.formats import find, llada, llama, qwen
 from redraft.model.formats.gguf_write import WRITTEN, write_gguf
 from redraft.model.formats.hf import INDEX, SINGLE, theirs
+from redraft.pretrained import Pretrained
 from redraft.weights import FORMAT, own
 
 Chosen = TypeVar("Chosen", bound=StrEnum)

@@ -16,7 +16,8 @@ from redraft.eval import report
 from redraft.eval.likelihood import Estimate, estimate
 from redraft.eval.ngram import Backoff, Unigram
 from redraft.files import write_text
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.progress import measured_corpus, own_rows, prepared, watch
 from redraft.recipe import ar, mdlm
 from redraft.recipe.base import Run

@@ -6,7 +6,7 @@ from typing import Any
 
 from redraft.data.chat import Turn
 from redraft.errors import BadInput
-from redraft.loading import Pretrained
+from redraft.pretrained import Pretrained
 from redraft.types import Canvas
 
 
@@ -56,7 +56,7 @@ class Dialogue:
         When the last has been taken, the answer is part of the history.
         """
         seed, self.asked = self.seed + self.asked, self.asked + 1
-        ids = ids[1:] if ids[0] == self.lead else ids
+        ids = ids[1:] if ids[0] == self.model.lead else ids
         row: list[int | None] = [*ids, *[None] * self.length]
         said = ""
         for canvas in self.model.run([row], self.sampler, seed):
@@ -66,11 +66,6 @@ class Dialogue:
             if self.over(own):
                 break
         self.turns = [*self.turns, Turn("assistant", said)]
-
-    @property
-    def lead(self) -> int | None:
-        """The token that the network puts in front itself; a template's own is not repeated."""
-        return getattr(self.model.model, "bos_id", None) if self.model.causal else None
 
     def over(self, canvas: Canvas) -> bool:
         """Whether all is decided up to an end."""

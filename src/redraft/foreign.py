@@ -39,6 +39,15 @@ class Foreign:
     raw: Mapping[str, Any]  # its config.json, with its chat_template
 
     @property
+    def begins(self) -> bool:
+        """Whether its tokenizer puts a mark in front of every text."""
+        said = self.raw.get("add_bos_token")
+        if isinstance(said, bool):
+            return said
+        start = getattr(self.model, "bos_id", None)
+        return self.tokenizer.inner.encode("a").ids[:1] == [start]
+
+    @property
     def template(self) -> str | None:
         """Its chat template, in Jinja."""
         return self.raw.get("chat_template")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from redraft.condition import Labelled
 from redraft.errors import BadInput
-from redraft.loading import Pretrained
 from redraft.mask import Documents
 from redraft.objective.classify import Classify, ClassifyVectors
 from redraft.objective.conditional import Conditional
+from redraft.pretrained import Pretrained
 from redraft.process.gaussian import Gaussian
 from redraft.process.reading import X0
 from redraft.sample.guide import Judged, Mixed, Tempered

@@ -20,7 +20,7 @@ from redraft.data.text import documents
 from redraft.errors import BadInput
 from redraft.eval.clip import Clip, search
 from redraft.eval.likelihood import Estimate, likelihood
-from redraft.loading import Pretrained
+from redraft.pretrained import Pretrained
 from redraft.recipe.base import Run
 from redraft.train.loop import Told
 from redraft.train.parallel import precision

@@ -10,7 +10,8 @@ import redraft
 from redraft.describe import describe
 from redraft.eval import quality, report
 from redraft.eval.likelihood import Estimate
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.progress import measured_corpus
 from redraft.recipe.base import Run
 from redraft.recipe.find import find

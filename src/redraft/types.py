@@ -1,7 +1,7 @@
 """The few values that cross between layers. B rows, L positions, V tokens, D features."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -64,6 +64,18 @@ class Canvas:
     def open(self) -> Where:
         """Positions the sampler may commit at this step."""
         return self.noisy & self.window
+
+    def led(self, token: int) -> "Canvas":
+        """The same behind one more given token."""
+        front = torch.full_like(self.tokens[:, :1], token)
+        closed = torch.zeros_like(front, dtype=torch.bool)
+        return replace(
+            self,
+            tokens=torch.cat([front, self.tokens], 1),
+            noisy=torch.cat([closed, self.noisy], 1),
+            window=torch.cat([closed, self.window], 1),
+            doc=torch.cat([torch.zeros_like(front), self.doc], 1),
+        )
 
     def rows(self, which: Bool[Tensor, " B"] | slice) -> "Canvas":
         """Some of the rows, as a canvas of their own."""

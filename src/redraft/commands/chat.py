@@ -31,7 +31,8 @@ def chat(
 ) -> None:
     """Talk with a model in the terminal, or line by line from standard input."""
     from redraft.dialogue import Dialogue
-    from redraft.loading import WRITING, open_pretrained
+    from redraft.loading import open_pretrained
+    from redraft.pretrained import WRITING
 
     model = open_pretrained(checkpoint)
     if model.template is None:

@@ -62,7 +62,7 @@ def evaluate(
         return likelihood(checkpoint, text or [], draws, rows, field, kind, steps, seed, as_json)
     from redraft.choose import sampler_of
     from redraft.commands import task as tasks
-    from redraft.loading import FILLING
+    from redraft.pretrained import FILLING
 
     given = options(temperature, None, top_p, steps, threshold)
 

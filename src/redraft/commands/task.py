@@ -66,8 +66,7 @@ def completions(
     voice = model.voice.chat
     if chat:
         ids = voice.prompt([Turn("user", f"{ASK}```python\n{problem.prompt}```")])
-        lead = getattr(model.model, "bos_id", None) if model.causal else None
-        ids = ids[1:] if ids[0] == lead else ids
+        ids = ids[1:] if ids[0] == model.lead else ids
     else:
         ids = model.tokenizer.encode(problem.prompt)
     if len(ids) + length > model.length:

@@ -19,7 +19,8 @@ from redraft.eval.doctor import tokens as tokenizers
 from redraft.eval.doctor.finding import Finding
 from redraft.eval.doctor.report import Report
 from redraft.eval.doctor.template import template
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 
 LARGE = 2 * 10**9  # parameters, from which on weights keep the numbers of their file
 

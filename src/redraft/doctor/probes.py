@@ -12,9 +12,9 @@ from redraft.eval.doctor import alignment, attention, leak, loss, numbers, verdi
 from redraft.eval.doctor import tokens as tokenizers
 from redraft.eval.doctor.finding import Finding
 from redraft.eval.doctor.report import Report, Sight
-from redraft.loading import Pretrained
 from redraft.mask import BlockCausal, Full, Mask
 from redraft.objective.classify import Classify
+from redraft.pretrained import Pretrained
 from redraft.process.gaussian import Gaussian
 from redraft.types import Tokens
 

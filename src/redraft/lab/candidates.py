@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redraft.errors import BadInput
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.recipe.base import Run
 from redraft.recipe.find import find, shipped, user_recipe
 from redraft.recipe.start import start

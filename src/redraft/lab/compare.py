@@ -17,7 +17,7 @@ from redraft.files import write_text
 from redraft.lab import tables
 from redraft.lab.candidates import SCORER, Trained, train
 from redraft.lab.plots import figure, frontier
-from redraft.loading import Pretrained
+from redraft.pretrained import Pretrained
 from redraft.process.gaussian import Gaussian
 from redraft.progress import measured_corpus, own_rows
 from redraft.sample.unmask import Draw

@@ -19,7 +19,8 @@ from redraft.files import write_text
 from redraft.lab.curves import Writer
 from redraft.lab.language import Language
 from redraft.lab.oracle import Only
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
 from redraft.recipe.find import find
 from redraft.recipe.start import start

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from redraft.data.corpus import Corpus
 from redraft.errors import BadInput
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
 from redraft.objective.embedding import Regression, TokenLoss
 from redraft.objective.reflow import Reflow
+from redraft.pretrained import Pretrained
 from redraft.process.gaussian import Gaussian
 from redraft.process.path import Straight
 from redraft.sample import solver

@@ -16,7 +16,8 @@ from redraft.data.source import Text
 from redraft.data.tokenizer import Existing, Tokenizer
 from redraft.errors import BadInput
 from redraft.files import write_text
-from redraft.loading import Pretrained, open_pretrained
+from redraft.loading import open_pretrained
+from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
 from redraft.recipe.parts import plan

@@ -17,9 +17,9 @@ from redraft.data.answers import Answers, Fill, Once, Open
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
-from redraft.loading import Pretrained
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.nelbo import NELBO, AnyOrder
+from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
 from redraft.recipe.given import base_of, network_of, plan_of

@@ -109,6 +109,7 @@ LAYER = re.compile(r"blk\.(\d+)\.(\w+)")
 TURNED = ("llama", "llada")  # rotary pairs lie side by side; ours lie half a head apart
 SHIFT = "diffusion.shift_logits"
 FREE = ("llada", "dream")  # not causal unless told otherwise
+LED = ("llama-bpe", "llama3", "llama-v3")  # tokenizers with a mark in front, unless it is said
 LIKE_CONV = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")  # GPT-2 has columns for rows
 
 
@@ -218,6 +219,9 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in names,
         "rope_scaling": scaling(meta, arch),
         "chat_template": meta.get("tokenizer.chat_template"),
+        "add_bos_token": bool(
+            meta.get("tokenizer.ggml.add_bos_token", meta.get("tokenizer.ggml.pre") in LED)
+        ),
     }
     raw |= {ours: meta.get(f"tokenizer.ggml.{theirs}") for ours, theirs in IDS.items()}
     if arch == "gpt2":
