@@ -6,7 +6,7 @@ that training uses and judges whether a generated text has what was asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -40,7 +40,7 @@ class Words:
     """Class 1 if any of these tokens is in the row, else class 0."""
 
     ids: tuple[int, ...]
-    classes: ClassVar[int] = 2
+    classes = 2
 
     def __post_init__(self) -> None:
         if not self.ids:

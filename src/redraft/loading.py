@@ -77,9 +77,10 @@ def written(folder: Path) -> Written:
     if isinstance(config, dict) and config.get("format") != FORMAT:
         raise BadInput(f"{path}: not a checkpoint in format {FORMAT}")
     try:
-        parts = [build(config[key]) for key in ("model", "process", "mask")]
-        trained = build(config["objective"]) if "objective" in config else earlier(*parts)
-        return Written(*parts, trained, int(config["length"]))
+        shape, process, mask = (build(config[key]) for key in ("model", "process", "mask"))
+        told = "objective" in config
+        trained = build(config["objective"]) if told else earlier(shape, process, mask)
+        return Written(shape, process, mask, trained, int(config["length"]))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise BadInput(f"{path}: {error}") from None

@@ -54,7 +54,8 @@ def write(
     A model of vectors goes with DPM-Solver++(2M): one call a step, as the others have.
     """
     given = options(temperature, None, None, None if model.causal else steps, None)
-    sampler = solver_of(model, Kind.dpm if vectors(model) else None, None, None, given)
+    told = {"solver": Kind.dpm if vectors(model) else None, "clamp": None, "churn": None}
+    sampler = solver_of(model, None, told, given)
     sampler = sampler or sampler_of(model, model.length, None, Order.random, Draw(1.0), given)
     texts, ended = [], []
     for first in range(0, num, TOGETHER):

@@ -56,8 +56,8 @@ class Vectors:
     def begin(self, model: nn.Module) -> None:
         """Put them in."""
         with torch.no_grad():
-            weight: Any = model.table.weight
-            weight.copy_(vectors(open_pretrained(self.folder)))
+            table: Any = model.table
+            table.weight.copy_(vectors(open_pretrained(self.folder)))
 
     def objectives(
         self, learned: Objective, measure: Objective, device: torch.device
