@@ -1,0 +1,175 @@
+"""`redraft generate` and `redraft infill`: parse, call, print. Heavy imports wait inside."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redraft.choose import Kind, Order, options, sampler_of, solver_of
+
+RUNS = Path("runs")
+Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
+Num = Annotated[int, typer.Option("--num", "-n", min=1, help="how many texts")]
+Steps = Annotated[int | None, typer.Option(min=1, help="network calls; default: one a token")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="0 is greedy; default: 0.8 with --top-p 0.9 to write, 0 to fill"),
+]
+TopK = Annotated[int | None, typer.Option(min=1)]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0)]
+Threshold = Annotated[
+    float | None, typer.Option(min=0.0, help="write all positions scored at least this at once")
+]
+OrderOption = Annotated[
+    Order | None,
+    typer.Option("--order", help="which position first; to write: random, to fill: margin"),
+]
+Correct = Annotated[
+    int | None,
+    typer.Option(min=1, help="corrections after writing, by a model trained with random tokens"),
+]
+SolverOption = Annotated[
+    Kind | None,
+    typer.Option("--solver", help="for models of vectors: the way from noise; default: heun"),
+]
+Clamp = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=1.0, help="for models of vectors: to the nearest token from this t on"
+    ),
+]
+Label = Annotated[int | None, typer.Option(help="write towards this class")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0.0, help="how strongly; 1: as told, more: more so")
+]
+Classifier = Annotated[
+    Path | None,
+    typer.Option(help="a run of `classifier` or `latent_classifier`; --label default: 1"),
+]
+ChurnOption = Annotated[
+    str | None,
+    typer.Option("--churn", help="noise put back between steps: AMOUNT, or AMOUNT,LOW,HIGH,NOISE"),
+]
+Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
+Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+def generate(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="checkpoint or run; default: the newest in runs/")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="what the texts begin with")] = "",
+    num: Num = 1,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="new tokens; default: all that fit, or 256")
+    ] = None,
+    order: OrderOption = None,
+    steps: Steps = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    threshold: Threshold = None,
+    correct: Correct = None,
+    label: Label = None,
+    guidance: Guidance = None,
+    classifier: Classifier = None,
+    solver: SolverOption = None,
+    clamp: Clamp = None,
+    churn: ChurnOption = None,
+    seed: Seed = 0,
+    live: Live = False,
+    as_json: Json = False,
+) -> None:
+    """Write texts."""
+    from redraft.loading import newest
+    from redraft.pretrained import WRITING
+
+    if checkpoint is None:
+        checkpoint = newest(RUNS)
+        print(f"by {checkpoint}", file=sys.stderr)
+    model = towards(checkpoint, label, guidance, classifier)
+    tokens = length or max(1, model.room(len(model.tokenizer.encode(prompt))))
+    given = options(temperature, top_k, top_p, steps, threshold, correct)
+    vectors = {"solver": solver, "clamp": clamp, "churn": churn}
+    sampler = solver_of(model, order, vectors, given)
+    sampler = sampler or sampler_of(model, tokens, order, Order.random, WRITING, given)
+    show(
+        model,
+        lambda seed, num: model.stream(prompt, num, length, sampler, seed),
+        num,
+        seed,
+        live,
+        as_json,
+    )
+
+
+def infill(
+    checkpoint: Checkpoint,
+    template: Annotated[str, typer.Argument(help="text with gaps: To be, or [[8]] be")],
+    num: Num = 1,
+    order: OrderOption = None,
+    steps: Steps = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    threshold: Threshold = None,
+    correct: Correct = None,
+    label: Label = None,
+    guidance: Guidance = None,
+    classifier: Classifier = None,
+    solver: SolverOption = None,
+    clamp: Clamp = None,
+    churn: ChurnOption = None,
+    seed: Seed = 0,
+    live: Live = False,
+    as_json: Json = False,
+) -> None:
+    """Fill the gaps of a text; [[8]] is a gap of 8 tokens."""
+    from redraft.pretrained import FILLING
+
+    model = towards(checkpoint, label, guidance, classifier)
+    tokens = model.gaps(template).count(None)
+    given = options(temperature, top_k, top_p, steps, threshold, correct)
+    vectors = {"solver": solver, "clamp": clamp, "churn": churn}
+    sampler = solver_of(model, order, vectors, given)
+    sampler = sampler or sampler_of(model, tokens, order, Order.margin, FILLING, given)
+    show(
+        model,
+        lambda seed, num: model.fill(template, num, sampler, seed),
+        num,
+        seed,
+        live,
+        as_json,
+    )
+
+
+def towards(checkpoint: Path, label: int | None, guidance: float | None, classifier: Path | None):
+    """The model, guided if that was asked for."""
+    from redraft.guided import guided
+    from redraft.loading import open_pretrained
+
+    judge = None if classifier is None else open_pretrained(classifier)
+    return guided(open_pretrained(checkpoint), label, guidance, judge)
+
+
+def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:
+    """Print the texts: one by one while they are written, or all at the end."""
+    from rich.console import Console
+
+    from redraft.view import frames
+    from redraft.view import live as play
+
+    if live and not as_json:
+        for i in range(num):
+            play(frames(canvases(seed + i, 1), model.tokenizer), Console(), f"seed {seed + i}")
+        return
+    *earlier, last = canvases(seed, num)
+    for i, text in enumerate(model.texts(last)):
+        if as_json:
+            line = {"text": text, "seed": seed + i, "steps": len(earlier)}
+            print(json.dumps(line, ensure_ascii=False))
+        else:
+            print(text if num == 1 else f"--- {seed + i}\n{text}")
