@@ -22,8 +22,11 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_the_options_it_is_shown_with(command):
-    words = shlex.split(command)[1:]
-    functions = {c.name or c.callback.__name__: c.callback for c in cli.app.registered_commands}
+    words, app = shlex.split(command)[1:], cli.app
+    groups = {each.name: each.typer_instance for each in app.registered_groups}
+    if words[0] in groups:
+        app, words = groups[words[0]], words[1:]
+    functions = {c.name or c.callback.__name__: c.callback for c in app.registered_commands}
     parameters = inspect.signature(functions[words[0]]).parameters
     names_of = {"as_json": "json", "show": "print"}
     known = {names_of.get(name, name).replace("_", "-") for name in parameters}
