@@ -16,7 +16,7 @@ from redraft.train.log import read
 
 RECIPES = (
     "ar", "mdlm", "mdlm_dit", "block", "diffusionbert", "udlm", "gidd", "sedd",
-    "sedd graph=uniform", "d3pm kernel=absorbing", "d3pm", "d3pm kernel=neighbours",
+    "sedd graph=uniform", "d3pm kernel=absorbing", "d3pm", "d3pm kernel=neighbours positions=16",
     "flow", "flow velocity=true", "diffusion_lm", "bits",
 )  # fmt: skip
 SCORER = "ar"  # of generative perplexity; it is trained even if it is not compared
