@@ -16,8 +16,8 @@ from redraft.train.log import read
 
 RECIPES = (
     "ar", "mdlm", "mdlm_dit", "block", "diffusionbert", "udlm", "gidd", "sedd",
-    "sedd graph=uniform", "d3pm kernel=absorbing", "d3pm", "d3pm kernel=neighbours positions=16",
-    "flow", "flow velocity=true", "diffusion_lm", "bits",
+    "sedd graph=uniform", "d3pm kernel=absorbing", "d3pm", "flow",
+    "flow velocity=true", "diffusion_lm", "bits", "d3pm kernel=neighbours positions=4",
 )  # fmt: skip
 SCORER = "ar"  # of generative perplexity; it is trained even if it is not compared
 
