@@ -40,6 +40,8 @@ def network(folder: Path) -> Network:
     """The network of a checkpoint folder. Raises NotOffered for a kind that is not built."""
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    if (folder / "l2d.json").is_file():  # a Llama's configuration, but a second path in its weights
+        raise NotOffered(f"{NOT_BUILT}: networks of L2D")
     tensors = Tensors(folder)
     try:
         find.family(raw, tensors.names())
