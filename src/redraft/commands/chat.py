@@ -20,7 +20,9 @@ def chat(
     length: Annotated[int, typer.Option(min=1, help="tokens of an answer at most")] = 256,
     order: Annotated[Order | None, typer.Option(help="which position first")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="network calls an answer")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 is greedy, and usual for autoregressive models")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(min=1)] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
     threshold: Annotated[
@@ -51,11 +53,16 @@ def chat(
 
 
 def way(model: Any, order: Order | None, given: dict, length: int, usual: Any) -> Any:
-    """The sampler that is asked for, or None for the model's own."""
-    if order is None and all(value is None for value in given.values()):
-        return None
-    from redraft.choose import sampler_of
+    """The sampler that is asked for, or None for the model's own.
 
+    An autoregressive model answers with its likeliest tokens unless it is told otherwise: at the
+    temperature that suits stories small chat models leave the question, and its language.
+    """
+    from redraft.choose import sampler_of
+    from redraft.pretrained import FILLING
+
+    if order is None and all(value is None for value in given.values()):
+        return sampler_of(model, length, None, Order.left, FILLING, given) if model.causal else None
     return sampler_of(model, length, order, Order.random, usual, given)
 
 
