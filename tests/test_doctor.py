@@ -174,6 +174,7 @@ def test_weights_that_are_used_in_another_way_than_they_learned(
 
 @pytest.mark.parametrize("config", [LLAMA, KINDS["ar"][0], ShiftedConfig(LLAMA)])
 def test_a_fresh_network_is_undecided_and_knows_nothing(tmp_path, config):
+    torch.manual_seed(0)  # one network in some is by chance a little better than a guess
     objective = CrossEntropy(PROCESS) if config is KINDS["ar"][0] else AnyOrder(PROCESS)
     report = examine(ours(tmp_path / "a", "fresh", config, objective), TEXT)
     only(report, "a uniform guess has 1.61", "never trained")
