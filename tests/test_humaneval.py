@@ -153,6 +153,9 @@ def test_the_command_says_what_is_missing(command, file):
     for words, message in (
         ((), "give either --text"),
         (("--task", "humaneval", "--text", "a"), "give either --text"),
+        (("--text", "a", "--execute"), "--execute goes with --task"),
+        (("--text", "a", "--temperature", "0"), "--temperature goes with --task"),
+        (("--task", "humaneval", "--rows", "4"), "--rows goes with --text"),
         (("--task", "humaneval"), "needs --problems"),
         (("--task", "chess", "--problems", file), "--task chess: there is humaneval"),
     ):

@@ -137,7 +137,7 @@ def test_one_euler_step_comes_nearer_the_end_after_reflow():
     assert before < 0.1 and after > 0.45
 
 
-SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=16 rows=4 micro=2 size=4 ode=3"
+SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=16 rows=4 micro=2"
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def home(tmp_path_factory):
     (home / "other.txt").write_text("Other letters, and so another vocabulary: xyz!\n" * 50)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        for name, more in (("flow", ""), ("velocity", "velocity=true")):
+        for name, more in (("flow", "size=4"), ("velocity", "size=4 velocity=true")):
             list(start(find("flow", f"{SMALL} steps=2 {more}".split()), home / name))
         mdlm = "text=text.txt tokenizer=bytes width=32 depth=1 length=16 rows=4 micro=4 steps=1"
         list(start(find("mdlm", mdlm.split()), home / "mdlm"))
@@ -158,7 +158,7 @@ def home(tmp_path_factory):
 @pytest.mark.parametrize("name", ["flow", "velocity"])
 def test_a_run_of_reflow_begins_from_its_flow_and_resumes_exactly(name, home, monkeypatch):
     monkeypatch.chdir(home)
-    run = find("flow", f"{SMALL} steps=3 lr=1e-3 reflow={name}".split())
+    run = find("flow", f"{SMALL} steps=3 lr=1e-3 ode=3 reflow={name}".split())
     whole, parts = home / f"{name}-whole", home / f"{name}-parts"
     list(start(run, whole))
     list(start(run, parts, stop=lambda: True))
@@ -198,6 +198,10 @@ def test_the_vectors_of_another_run_are_taken_and_stay(home, monkeypatch):
         ("reflow=mdlm", "no rectified flow"),
         ("reflow=nowhere", "no such checkpoint"),
         ("reflow=flow codebook=flow", "does not go with"),
+        ("reflow=flow size=5", "size=5 does not go with reflow="),
+        ("reflow=flow velocity=true", "velocity=True does not go with reflow="),
+        ("codebook=flow size=5", "of vectors of 4"),
+        ("ode=3", "ode=3 needs reflow=RUN"),
         ("reflow=flow text=other.txt tokenizer=chars", "[MASK]"),
         ("codebook=flow text=other.txt tokenizer=chars", "another tokenizer"),
     ],

@@ -23,14 +23,14 @@ EVIL = {
         "import threading\nwhile True:\n    threading.Thread(target=input).start()",
         "RuntimeError",
     ),
-    "write": ("open('/tmp/redraft-evil', 'w').write('x')", "PermissionError"),
+    "write": ("open({evil!r}, 'w').write('x')", "PermissionError"),
     "write here": ("open('evil', 'x')", "PermissionError"),
-    "append": ("import os\nos.open('/tmp/redraft-evil', os.O_APPEND | os.O_CREAT)", "Permission"),
+    "append": ("import os\nos.open({evil!r}, os.O_APPEND | os.O_CREAT)", "Permission"),
     "remove": ("import os\nos.remove({own!r})", "PermissionError"),
-    "rename": ("import os\nos.rename({own!r}, '/tmp/redraft-evil')", "PermissionError"),
+    "rename": ("import os\nos.rename({own!r}, {evil!r})", "PermissionError"),
     "truncate": ("import os\nos.truncate({own!r}, 0)", "PermissionError"),
     "chmod": ("import os\nos.chmod({own!r}, 0)", "PermissionError"),
-    "mkdir": ("import os\nos.mkdir('/tmp/redraft-evil')", "PermissionError"),
+    "mkdir": ("import os\nos.mkdir({evil!r})", "PermissionError"),
     "socket": ("import socket\nsocket.create_connection(('127.0.0.1', 9))", "PermissionError"),
     "web": ("import urllib.request as r\nr.urlopen('http://127.0.0.1:9')", "not permitted"),
     "kill parent": ("import os\nos.kill(os.getppid(), 9)", "PermissionError"),
@@ -47,14 +47,22 @@ EVIL = {
 strict = pytest.mark.skipif("seccomp" not in holds(), reason="no seccomp here")
 
 
+def aimed(name, folder):
+    """Evil code with a file to harm and a place to write to, and what it is told."""
+    code, words = EVIL[name]
+    for key in ("own", "evil"):
+        code = code.replace(f"{{{key}!r}}", repr(str(folder / key)))
+    return code, words
+
+
 @pytest.mark.parametrize("name", EVIL)
 def test_harm_is_refused(name, tmp_path):
-    own = tmp_path / "mine"
+    own, evil = tmp_path / "own", tmp_path / "evil"
     own.write_text("mine")
-    code, words = EVIL[name]
-    found = execute(code.replace("{own!r}", repr(str(own))), QUICK)
+    code, words = aimed(name, tmp_path)
+    found = execute(code, QUICK)
     assert not found.passed and words in found.why and "\n" not in found.why, found
-    assert own.read_text() == "mine" and not Path("/tmp/redraft-evil").exists()
+    assert own.read_text() == "mine" and not evil.exists()
     assert own.stat().st_mode & 0o400
 
 
@@ -117,10 +125,11 @@ def test_it_says_what_holds():
     assert holds().startswith("no other processes, no network, no writing of files: by ")
 
 
-def test_where_the_kernel_cannot_python_refuses():
+def test_where_the_kernel_cannot_python_refuses(tmp_path):
     """The same code with the filter taken away."""
     source = Path(guard.__file__).read_text().replace("strict = locked()", "strict = False")
-    for code, words in (EVIL[name] for name in ("fork", "write", "subprocess", "kill parent")):
+    for name in ("fork", "write", "subprocess", "kill parent"):
+        code, words = aimed(name, tmp_path)
         told = '{"code": %s, "word": "w", "cpu": 2, "memory": 512, "file": 1, "files": 32}'
         done = subprocess.run(
             [sys.executable, "-I", "-c", source],

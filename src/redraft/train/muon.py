@@ -33,9 +33,10 @@ class Float32Muon(torch.optim.Muon):
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for param in (p for p in group["params"] if p.grad is not None):
-                momentum = self.state[param].setdefault(
-                    "momentum_buffer", torch.zeros_like(param.grad)
-                )
+                state = self.state[param]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(param.grad)
+                momentum = state["momentum_buffer"]
                 momentum.lerp_(param.grad, 1 - group["momentum"])
                 update = param.grad.lerp(momentum, group["momentum"])
                 update = orthogonal(
