@@ -61,8 +61,8 @@ def recipe(
     """
     data = Text(text, tokens(tokenizer, vocab))
     words = data.corpus().tokenizer
-    said = {"width": width, "depth": depth, "size": size, "length": length, "noise": noise}
-    said |= {"velocity": velocity, "codebook": codebook, "feedback": feedback}
+    said: dict[str, Any] = {"width": width, "depth": depth, "size": size, "length": length}
+    said |= {"noise": noise, "velocity": velocity, "codebook": codebook, "feedback": feedback}
     if reflow is not None:
         model, objective, length, earlier = straightened(reflow, ode, said)
     else:
