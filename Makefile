@@ -27,10 +27,10 @@ demo: setup ## text in, a trained and evaluated model and report.html out
 	$(BIN)/redraft demo $(ARGS)
 
 test: setup ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-quick: setup ## the fast tests, under a minute
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+quick: setup ## the fast tests, about three minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 check: $(VENV)/ready ## format, lint and types
 	$(BIN)/ruff format --check .

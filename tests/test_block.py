@@ -34,7 +34,7 @@ ENTROPY = torch.special.entr(P).sum().item()
 MASKED = Mixing(V, MASK)
 SIZES = [1, 2, 3, 4]
 every_size = pytest.mark.parametrize("size", SIZES)
-every_network = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every_network = pytest.mark.parametrize("config", CONFIGS)
 # Learned positions know where in the row a document stands; rotary ones know distances alone.
 ROTARY = [each for each in CONFIGS if each.rope_theta is not None]
 
@@ -92,7 +92,7 @@ def expected(objective, low=0.0, high=1.0, n=16):
 
 
 @every_size
-@pytest.mark.parametrize("schedule", EXAMPLES, ids=str)
+@pytest.mark.parametrize("schedule", EXAMPLES)
 def test_the_bound_of_the_perfect_network_is_tight_for_every_word(schedule, size):
     """So no block sees its own answer, and every block sees all that it should."""
     bound = BlockNELBO(replace(MASKED, schedule=schedule), size).bound(timed=True)
@@ -126,7 +126,7 @@ def test_drawn_times_and_masks_have_the_bound_as_their_mean(size):
     assert ((each.mean(-1) + P.log()).abs() < 5 * each.std(-1) / n**0.5).all()
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 @pytest.mark.parametrize("size", [1, 2])
 def test_clipped_is_the_mean_over_the_range_of_the_mask_rate(schedule, size):
     """For the linear schedule: the integral of nats / rate, over the length of the range."""
@@ -159,7 +159,7 @@ def test_one_block_is_the_plain_bound():
     assert one == two and torch.equal(nats, also) and torch.equal(t.expand(16, L), u)
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 def test_blocks_of_one_token_all_masked_are_autoregressive(schedule):
     objective = BlockNELBO(replace(MASKED, schedule=schedule), 1, 1.0, 1.0)
     batch = batch_of(WORDS, rows=16)
@@ -299,7 +299,7 @@ def test_one_pass_is_a_pass_for_every_block(config, size):
         close(model.features(row, clock, mask=BlockCausal(size))[:, a:], h[:, a : a + size])
 
 
-@pytest.mark.parametrize("config", ROTARY, ids=str)
+@pytest.mark.parametrize("config", ROTARY)
 @torch.no_grad()
 def test_packed_documents_cost_what_they_cost_alone(config):
     """Their blocks begin with them, wherever that is in the row."""

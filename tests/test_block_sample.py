@@ -21,14 +21,14 @@ from tests.test_model import close, loud
 N = 6000
 PROCESS = Mixing(19, 3)
 LLAMA, DIT = llama.EXAMPLES[0], dit.EXAMPLES[0]
-every_network = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every_network = pytest.mark.parametrize("config", CONFIGS)
 SAMPLERS = [
     Unmask(random, Steps(3), Draw(1.0)),
     Unmask(confidence, Threshold(0.4), Draw(0.0)),
     FirstHitting(PROCESS),
     Ancestral(PROCESS, 5),
 ]
-every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 
 
 class Counting:
@@ -73,7 +73,6 @@ def distance(p, q):
         Unmask(random, TopK(1), Draw(1.0)),
         Unmask(leftmost, TopK(1), Draw(1.0)),
     ],
-    ids=str,
 )
 def test_one_letter_at_a_time_the_law_is_that_of_the_data(sampler, size):
     assert distance(law(sampler, size), P) < 0.03
@@ -245,7 +244,7 @@ def test_networks_are_told_the_noise_of_the_open_block():
     assert told[:2] == [[0.0], [1.0]] and told[-1] in ([0.5], [1.0])
 
 
-@pytest.mark.parametrize("sampler", [FirstHitting(PROCESS), Ancestral(PROCESS, 3)], ids=str)
+@pytest.mark.parametrize("sampler", [FirstHitting(PROCESS), Ancestral(PROCESS, 3)])
 def test_every_block_begins_with_an_empty_memory_and_noise_of_its_own(sampler):
     """A network that does not look: then blocks are alike but for their noise."""
     model = loud(LLAMA)

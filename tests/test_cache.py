@@ -11,7 +11,7 @@ from redraft.model import dit, llama, modernbert
 from tests.test_model import B, L, T, X, close, loud
 
 CONFIGS = (*llama.EXAMPLES, *dit.EXAMPLES, *modernbert.EXAMPLES)
-every = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every = pytest.mark.parametrize("config", CONFIGS)
 
 
 def drawn(n, seed):
@@ -65,7 +65,7 @@ def test_buffers_grow_seldom():
 
 
 @every
-@pytest.mark.parametrize("inner", [BlockCausal(1), BlockCausal(4)], ids=str)
+@pytest.mark.parametrize("inner", [BlockCausal(1), BlockCausal(4)])
 @pytest.mark.parametrize("packed", [False, True])
 @torch.no_grad()
 def test_a_network_goes_on_behind_its_store(config, inner, packed):

@@ -101,7 +101,7 @@ def test_not_told_is_the_null_class():
     assert torch.equal(Labelled(model, 2)(x, t, mask=Full()), model(x, t, mask=Full()))
 
 
-@pytest.mark.parametrize("inner", INNER, ids=str)
+@pytest.mark.parametrize("inner", INNER)
 def test_labels_are_those_of_the_clean_rows_and_a_share_is_withheld(inner):
     batch, spy = batch_of(4000), Spy()
     objective = Conditional(inner, WANTED, drop=0.25)
@@ -126,7 +126,7 @@ def test_what_is_withheld_is_the_rows_own_chance_and_another_one_at_every_step()
     assert not torch.equal(objective.labels(later, Rng.of(1, later.index)), whole)
 
 
-@pytest.mark.parametrize("inner", INNER, ids=str)
+@pytest.mark.parametrize("inner", INNER)
 def test_withholding_all_is_the_inner_objective(inner):
     model, batch = loud(), batch_of(6)
     rng = Rng.of(0, batch.index)

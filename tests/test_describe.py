@@ -32,7 +32,7 @@ class Foreign:
     x: int = 0
 
 
-@pytest.mark.parametrize("x", [*FOUND, *ASSEMBLED], ids=str)
+@pytest.mark.parametrize("x", [*FOUND, *ASSEMBLED])
 def test_every_component_survives_json(x):
     again = build(json.loads(json.dumps(describe(x), allow_nan=False)))
     assert again == x and type(again) is type(x)

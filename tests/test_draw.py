@@ -18,7 +18,6 @@ def sweep(logp, n=10_000):
 @pytest.mark.parametrize(
     "p",
     [[0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.0, 0.5, 0.0], [1.0], [0.0, 0.0, 1.0], [0.9999, 0.0001]],
-    ids=str,
 )
 @pytest.mark.parametrize("shift", [0.0, 50.0, -2000.0])
 def test_every_outcome_has_its_share_of_u_normalised_or_not(p, shift):

@@ -73,7 +73,7 @@ def test_a_threshold_of_zero_takes_a_pass_a_block_and_one_above_one_a_pass_a_tok
     assert not canvases[-1].noisy.any() and (canvases[-1].tokens != MASK).all()
 
 
-@pytest.mark.parametrize("pick", [Threshold(0.5), TopK(1), TopK(2), Steps(2)], ids=str)
+@pytest.mark.parametrize("pick", [Threshold(0.5), TopK(1), TopK(2), Steps(2)])
 def test_the_first_token_of_a_block_is_written_first(pick):
     model = side()
     _, canvases = written(model, [[1, 2, *[None] * 12]], 4, Unmask(confidence, pick, Draw(0.0)))

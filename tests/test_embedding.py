@@ -84,7 +84,7 @@ def no_bounds(monkeypatch):
     monkeypatch.setattr(Known, "clip", lambda self, x0: x0)
 
 
-@pytest.mark.parametrize("path", [VP(), Straight(), EDM(0.01, 30.0)], ids=str)
+@pytest.mark.parametrize("path", [VP(), Straight(), EDM(0.01, 30.0)])
 def test_the_bound_of_the_perfect_denoiser_is_the_entropy(path):
     nats = expected(toy(path), Exact(path))
     mean, error = nats.mean(1), nats.std(1) / nats.shape[1] ** 0.5
@@ -174,7 +174,7 @@ OBJECTIVES = [
     DiffusionLM(learned(X0(), Sqrt())),
     LatentBound(Gaussian(VOCAB, MASK, Bits(VOCAB), CosineVP())),
 ]
-every = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+every = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
 def network(objective):
@@ -288,7 +288,7 @@ def test_token_estimates_are_mean_vectors_without_the_mask():
     torch.testing.assert_close(got, p @ process.codebook.vectors(model), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", [Straight(), VP(), EDM(0.01, 30.0)], ids=str)
+@pytest.mark.parametrize("path", [Straight(), VP(), EDM(0.01, 30.0)])
 def test_with_evidence_what_the_neighbours_tell_is_enough(path):
     """Independent tokens: constant logits log P are the perfect denoiser, at every noise."""
 

@@ -32,7 +32,7 @@ from redraft.sample.predict import blank
 from redraft.types import Rng
 from tests.contract import examples
 
-paths = pytest.mark.parametrize("path", EXAMPLES, ids=str)
+paths = pytest.mark.parametrize("path", EXAMPLES)
 T = torch.linspace(0.0213, 0.9731, 25, dtype=torch.float64)
 GEN = torch.Generator().manual_seed(0)
 DATA = torch.randn(25, 3, generator=GEN, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_published_constants():
 
 
 @paths
-@pytest.mark.parametrize("prediction", PREDICTIONS, ids=str)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_prediction_means_the_x0_and_the_noise_it_was_made_of(path, prediction):
     at = path.at(T)
     z = at.alpha * DATA + at.sigma * NOISE
@@ -142,8 +142,8 @@ def test_noise_prediction_is_y_minus_s_times_it():
     close(F(AsVE()).x0(-NOISE, z, at), Eps().x0(NOISE, z, at))
 
 
-@pytest.mark.parametrize("path", [VP(), Straight(64.0), EDM()], ids=str)
-@pytest.mark.parametrize("prediction", [X0(), F(AsEDM(0.5))], ids=str)
+@pytest.mark.parametrize("path", [VP(), Straight(64.0), EDM()])
+@pytest.mark.parametrize("prediction", [X0(), F(AsEDM(0.5))])
 def test_the_network_sees_unit_variance(path, prediction):
     at = path.at(T)
     variance = (at.alpha**2 * 0.25 + at.sigma**2) * prediction.gain(at, 0.5) ** 2

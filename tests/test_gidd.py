@@ -16,7 +16,7 @@ from redraft.types import Batch, Rng
 from tests.test_nelbo import nodes
 from tests.toy import LETTERS, MASK, Exact, P, V
 
-every = pytest.mark.parametrize("process", EXAMPLES, ids=str)
+every = pytest.mark.parametrize("process", EXAMPLES)
 TIMES = torch.tensor([0.02, 0.3, 0.5, 0.8, 0.98], dtype=torch.float64)[:, None]
 
 
@@ -107,8 +107,8 @@ def tight(process, left_out):
 NOISES = [Gidd(V, MASK, 0.2), Gidd(V, MASK, 0.2, gamma=2.0), Mixing(V, MASK, 1.0)]
 
 
-@pytest.mark.parametrize("process", NOISES, ids=str)
-@pytest.mark.parametrize("reading", [X0(), Others()], ids=str)
+@pytest.mark.parametrize("process", NOISES)
+@pytest.mark.parametrize("reading", [X0(), Others()])
 def test_the_bound_is_the_entropy_if_the_network_is_read_for_what_it_says(process, reading):
     process = replace(process, reading=reading)
     right, entropy = tight(process, left_out=isinstance(reading, Others))

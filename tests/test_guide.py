@@ -24,7 +24,7 @@ from tests.toy import MASK, WORDS, L, P, V, conditional
 B = 40
 MASKED, UNIFORM, HYBRID = Mixing(V, MASK), Mixing(V, MASK, 1.0), Mixing(V, MASK, 0.3)
 PROCESSES = [MASKED, UNIFORM, HYBRID, Gidd(V, MASK), Mixing(V, None, 1.0)]
-every = pytest.mark.parametrize("process", PROCESSES, ids=str)
+every = pytest.mark.parametrize("process", PROCESSES)
 SEEDS = Rng.of(3, torch.arange(B))
 TABLE = torch.randn(2, V, L, V, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 YES = torch.tensor(2)  # the class of a word: whether its first letter is this one
@@ -156,7 +156,7 @@ def test_stronger_guidance_goes_further_the_same_way():
     assert all((a < b).all() for a, b in pairwise(means))
 
 
-@pytest.mark.parametrize("form", [Mixed, lambda g: Tempered(MASKED, 4, g), Judged], ids=str)
+@pytest.mark.parametrize("form", [Mixed, lambda g: Tempered(MASKED, 4, g), Judged])
 def test_negative_guidance_is_refused(form):
     with pytest.raises(BadInput, match="from 0 up"):
         form(-1.0) if form is not Judged else Judged(MASKED, 4, -1.0)
@@ -239,7 +239,7 @@ class OneLetter:
         return torch.stack([1 - yes, yes], -1).log()
 
 
-@pytest.mark.parametrize("process", PROCESSES[:4], ids=str)
+@pytest.mark.parametrize("process", PROCESSES[:4])
 def test_exact_guidance_of_one_letter_is_bayes_rule(process):
     """With gamma 1, exact beliefs and the classifier at the noise level of s."""
     n, (t, s) = 4, (0.75, 0.5)

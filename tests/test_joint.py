@@ -69,7 +69,7 @@ def test_every_target_is_supervised_exactly_once():
     assert torch.equal(nats > 0, one) and nats.shape == WORDS.shape
 
 
-@pytest.mark.parametrize("schedule", [PROCESS.schedule, Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [PROCESS.schedule, Cosine()])
 def test_as_much_is_masked_the_second_time_as_is_not_the_first(schedule):
     watched, process = Watched(), Mixing(LETTERS, M, schedule=schedule)
     batch = batch_of(WORDS)

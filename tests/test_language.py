@@ -35,7 +35,7 @@ def by_paths(language, x):
     return total
 
 
-@pytest.mark.parametrize("language", [HMM, STRICT, random_ngram(3, 3, zeros=0.4)], ids=id)
+@pytest.mark.parametrize("language", [HMM, STRICT, random_ngram(3, 3, zeros=0.4)])
 def test_probability_is_the_sum_over_paths(language):
     x = language.words(4)
     q = language.log_prob(x).exp()

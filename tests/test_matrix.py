@@ -62,7 +62,7 @@ def at(*times):
 
 
 @every
-@pytest.mark.parametrize("span", [(0, 1), (3, 4), (0, 12), (2, 9), (5, 5)], ids=str)
+@pytest.mark.parametrize("span", [(0, 1), (3, 4), (0, 12), (2, 9), (5, 5)])
 def test_kernels_are_doubly_stochastic(kernel, span):
     Q = matrix(kernel, *span)
     assert (Q >= 0).all()
@@ -272,7 +272,7 @@ def test_the_prior_is_uniform_over_all_but_the_mask():
     assert process.noise.sum().item() == pytest.approx(1) and process.noise[MASK] == 0
 
 
-@pytest.mark.parametrize("which", [Reflected(40, (0.0, 1.0), 10), big(40, 3, 0.1)], ids=str)
+@pytest.mark.parametrize("which", [Reflected(40, (0.0, 1.0), 10), big(40, 3, 0.1)])
 def test_the_schedule_forgets_evenly(which):
     share = torch.rand(40, generator=torch.Generator().manual_seed(3)).double() ** 4 + 1e-3
     share /= share.sum()

@@ -15,7 +15,7 @@ from tests.toy import Given
 V, MASK = 5, 2
 DATA = torch.tensor([0.4, 0.3, 0.0, 0.2, 0.1], dtype=torch.float64)  # p(x0)
 PROCESSES = [*EXAMPLES, *(replace(process, schedule=Cosine()) for process in EXAMPLES)]
-every = pytest.mark.parametrize("process", PROCESSES, ids=str)
+every = pytest.mark.parametrize("process", PROCESSES)
 SEEDS = Rng.seeds(0, 1, 2)
 
 
@@ -116,8 +116,8 @@ def test_nothing_happens_at_time_zero(process):
     assert torch.equal(process.corrupt(x0, at(0, 0, 0), Rng.seeds(0, 1, 2)), x0)
 
 
-@pytest.mark.parametrize("schedule", [LogLinear(0.3), CosineMDLM(0.3)], ids=str)
-@pytest.mark.parametrize("process", EXAMPLES, ids=str)
+@pytest.mark.parametrize("schedule", [LogLinear(0.3), CosineMDLM(0.3)])
+@pytest.mark.parametrize("process", EXAMPLES)
 def test_the_prior_is_noise_alone_even_where_the_schedule_leaves_some_text(process, schedule):
     process = replace(process, schedule=schedule)
     drawn = process.prior(torch.zeros(1, 40_000, dtype=torch.long), Rng.seeds(0))

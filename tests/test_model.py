@@ -14,7 +14,7 @@ from redraft.model.llama import LlamaConfig
 from tests.contract import examples
 
 CONFIGS = examples("model")
-every = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every = pytest.mark.parametrize("config", CONFIGS)
 B, L, V = 3, 12, 19
 X = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(0))
 T = torch.tensor([[0.2], [0.5], [0.9]])
@@ -45,7 +45,7 @@ def test_a_row_alone_gives_the_logits_it_gives_in_a_batch(config):
 
 
 @every
-@pytest.mark.parametrize("inner", [Full(), BlockCausal(1), BlockCausal(4)], ids=str)
+@pytest.mark.parametrize("inner", [Full(), BlockCausal(1), BlockCausal(4)])
 @torch.no_grad()
 def test_padding_changes_nothing(config, inner):
     model, size = loud(config), 8
@@ -59,7 +59,7 @@ def test_padding_changes_nothing(config, inner):
 
 
 @every
-@pytest.mark.parametrize("inner", [Full(), BlockCausal(1)], ids=str)
+@pytest.mark.parametrize("inner", [Full(), BlockCausal(1)])
 @torch.no_grad()
 def test_packed_documents_give_the_logits_they_give_alone(config, inner):
     """Also in float32: rotary positions matter only by their differences."""
@@ -126,7 +126,7 @@ def test_bf16_is_float32_but_coarser(config):
     assert (got - want).abs().max() < 0.05 * want.abs().max()
 
 
-@pytest.mark.parametrize("config", llama.EXAMPLES, ids=str)
+@pytest.mark.parametrize("config", llama.EXAMPLES)
 @torch.no_grad()
 def test_a_fresh_llama_passes_its_embeddings_on(config):
     model = config.build()

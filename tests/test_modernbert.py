@@ -61,7 +61,7 @@ def written_out(model, config, x, allowed):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("mask", [Full(), BlockCausal(1), BlockCausal(4)], ids=str)
+@pytest.mark.parametrize("mask", [Full(), BlockCausal(1), BlockCausal(4)])
 @torch.no_grad()
 def test_a_modernbert_is_what_its_paper_says(name, mask):
     config = CONFIGS[name]

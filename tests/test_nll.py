@@ -60,7 +60,6 @@ def whole(net, x0, weight, path):
 @pytest.mark.parametrize(
     "options",
     [{}, {"tied": True}, {"frozen": True}, {"half_frozen": True}, {"bias": False}],
-    ids=str,
 )
 def test_total_nats_and_gradients_are_those_of_the_full_logits(
     chunk, with_path, options, monkeypatch

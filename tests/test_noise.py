@@ -20,7 +20,7 @@ OBJECTIVES = [
     GeneralNELBO(MASKED),
     GeneralNELBO(Mixing(V, MASK, p_uniform=0.3)),
 ]
-every = pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+every = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
 def batch_of(rows, start=0, size=None, length=3):
@@ -146,7 +146,7 @@ def test_a_network_with_a_clock_is_told_the_t_of_its_noise():
         assert torch.equal(spy.t, t)
 
 
-@pytest.mark.parametrize("schedule", [Polynomial(2.0), CosineMDLM()], ids=str)
+@pytest.mark.parametrize("schedule", [Polynomial(2.0), CosineMDLM()])
 def test_the_smallest_t_breaks_no_schedule(schedule):
     """1 - alpha rounds to 0 there, so the weight is infinite; but then nothing is masked."""
     batch = batch_of(1)

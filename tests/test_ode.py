@@ -125,7 +125,7 @@ def read_off(process, near):
     return -(law[:, None] * read * (grid[1] - grid[0])).sum(0).log()
 
 
-@pytest.mark.parametrize("path", [Straight(), VP()], ids=str)
+@pytest.mark.parametrize("path", [Straight(), VP()])
 def test_the_nats_of_a_token_bound_those_of_the_text(path):
     """With the exact denoiser the ODE keeps the law, so what is read off it is known."""
     process = Gaussian(4, MASK, Known(CODES, Learned(1)), path)

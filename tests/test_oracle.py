@@ -80,7 +80,6 @@ def test_where_nothing_is_possible_it_still_answers():
         Unmask(leftmost, TopK(1), Draw(1.0)),
         Ancestral(MASKED, 100),
     ],
-    ids=str,
 )
 def test_in_a_sampler_one_token_a_step_draws_the_language(sampler):
     language, n = LANGUAGES[1], 4000

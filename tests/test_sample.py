@@ -26,7 +26,7 @@ from tests.toy import Given
 B, L, V, MASK, PAD = 6, 12, 7, 3, 0  # the mask id that the EXAMPLES of redraft.sample use
 MASKED = Mixing(V, MASK)
 SAMPLERS = [each for each in examples("sample") if isinstance(each, Sampler)]
-every = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+every = pytest.mark.parametrize("sampler", SAMPLERS)
 LOGITS = torch.randn(V, L, V, generator=torch.Generator().manual_seed(1)) * 2
 
 
@@ -72,7 +72,7 @@ def test_every_sampler_fills_the_window_and_touches_nothing_else(sampler, canvas
     assert torch.equal(last.window, canvas.window) and torch.equal(last.doc, canvas.doc)
 
 
-@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if absorbing(s)], ids=str)
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if absorbing(s)])
 def test_noise_is_where_the_mask_token_is_and_only_ever_shrinks(sampler, canvas):
     before = canvas
     for after in generate(world, canvas, sampler, rng()):
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_text_and_another_another(sampler, canvas):
         assert not torch.equal(texts[0], texts[2])
 
 
-@pytest.mark.parametrize("pick", [Threshold(0.99), TopK(2), Steps(4)], ids=str)
+@pytest.mark.parametrize("pick", [Threshold(0.99), TopK(2), Steps(4)])
 @pytest.mark.parametrize("score", [confidence, margin, neg_entropy, leftmost, random])
 def test_every_pick_makes_progress_in_every_open_row(pick, score, canvas):
     for after in generate(world, canvas, Unmask(score, pick), rng()):
@@ -170,7 +170,7 @@ def test_threshold_commits_all_that_reach_it_or_else_the_best(canvas):
     assert torch.equal(Threshold(1.0)(score * 0.5, canvas).sum(-1), canvas.open.any(-1).long())
 
 
-@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not hasattr(s, "ratios")], ids=str)
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not hasattr(s, "ratios")])
 def test_reuse_changes_nothing_but_the_work(sampler, canvas):
     canvas = begun(sampler, canvas)
     canvas = canvas.rows(torch.arange(B) != 2)
@@ -225,7 +225,7 @@ class Clock:
     features = head = head_parameters = __call__
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 def test_a_network_with_a_clock_reads_t_off_the_share_of_noise(schedule, canvas):
     """Padding is no text: it does not count."""
     clock = Clock()

@@ -51,7 +51,7 @@ def distance(p, q):
     return ((p - q).abs().sum() / 2).item()
 
 
-@pytest.mark.parametrize("sampler", EXACT[:4], ids=str)
+@pytest.mark.parametrize("sampler", EXACT[:4])
 def test_one_letter_at_a_time_the_law_is_that_of_the_data(sampler):
     drawn = law(last(sampler, start()))
     assert distance(drawn, P) < 0.02
@@ -63,7 +63,7 @@ def test_choosing_positions_by_a_drawn_letters_confidence_distorts_the_law():
     assert distance(law(last(EXACT[4], start())), P) > 0.04
 
 
-@pytest.mark.parametrize("sampler", [*EXACT[:4], Ancestral(MASKED, 50)], ids=str)
+@pytest.mark.parametrize("sampler", [*EXACT[:4], Ancestral(MASKED, 50)])
 def test_gaps_are_filled_by_the_conditional_of_the_data(sampler):
     """Around fixed text: two gaps with a letter between them."""
     letter = WORDS[P.argmax(), 1].item()
@@ -108,7 +108,7 @@ def test_ancestral_goes_from_independent_letters_to_the_data():
     assert distance(drawn, law(last(FirstHitting(MASKED), start()))) < 0.025
 
 
-@pytest.mark.parametrize("schedule", EXAMPLES, ids=str)
+@pytest.mark.parametrize("schedule", EXAMPLES)
 def test_first_hitting_keeps_the_schedules_clock(schedule):
     """The number still masked at time t is Binomial(L, 1 - alpha(t))."""
     process, times = replace(MASKED, schedule=schedule), []
@@ -123,7 +123,7 @@ def test_first_hitting_keeps_the_schedules_clock(schedule):
         assert left.tolist() == pytest.approx(want, abs=0.015)
 
 
-@pytest.mark.parametrize("schedule", EXAMPLES, ids=str)
+@pytest.mark.parametrize("schedule", EXAMPLES)
 def test_ancestral_keeps_it_too(schedule):
     process, n = replace(MASKED, schedule=schedule), 4
     for canvas in generate(predict, start(), Ancestral(process, n), SEEDS):
@@ -152,7 +152,7 @@ def test_reuse_asks_once_for_every_step_in_which_something_changed(steps):
     assert reuse.evaluations / n == pytest.approx(want, abs=0.06)
 
 
-@pytest.mark.parametrize("sampler", [EXACT[0], EXACT[3], Unmask(random, Steps(2))], ids=str)
+@pytest.mark.parametrize("sampler", [EXACT[0], EXACT[3], Unmask(random, Steps(2))])
 def test_a_network_is_asked_once_a_step_that_writes(sampler):
     reuse = bind(Exact(), MASKED)
     last(sampler, start(n=50), reuse, Rng.of(1, torch.arange(50)))

@@ -18,7 +18,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("schedule", ALL, ids=str)
+@pytest.mark.parametrize("schedule", ALL)
 def test_the_slope_is_the_derivative(schedule):
     t = T.clone().requires_grad_()
     (slope,) = torch.autograd.grad(schedule.alpha(t).sum(), t)
@@ -27,7 +27,7 @@ def test_the_slope_is_the_derivative(schedule):
     assert torch.allclose(speed, schedule.dsigma(T), atol=1e-12, rtol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", ALL, ids=str)
+@pytest.mark.parametrize("schedule", ALL)
 def test_time_is_the_inverse_and_noise_only_grows(schedule):
     assert torch.allclose(schedule.time(schedule.alpha(T)), T, atol=1e-9)
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -34,7 +34,7 @@ MU, SD = 0.7, 0.5
 MASK, PAD = 3, 0
 PROCESS = Gaussian(7, MASK, Bits(7), VP())
 RULES = [DDIM(), DDIM(1.0), DDPM(), DDPM(large=True), Heun(), Heun(straight_frame), DPM(), SDE()]
-every = pytest.mark.parametrize("rule", RULES, ids=str)
+every = pytest.mark.parametrize("rule", RULES)
 
 
 def gauss(path, z, t):
@@ -85,7 +85,6 @@ def error(rule, n):
         (Heun(), (0.0101, 0.00236, 0.00057)),
         (DPM(), (0.0110, 0.00246, 0.00058)),
     ],
-    ids=str,
 )
 def test_errors_fall_by_the_order_of_the_solver(rule, want):
     """EDM's grid, N = 32, 64, 128: Euler halves, the others quarter."""
@@ -140,7 +139,7 @@ def test_ancestral_sampling_has_the_mean_and_variances_of_the_paper():
     torch.testing.assert_close(moved.item() ** 2, error.item())
 
 
-@pytest.mark.parametrize("path", [VP(), VE(0.02, 40.0), Straight()], ids=str)
+@pytest.mark.parametrize("path", [VP(), VE(0.02, 40.0), Straight()])
 @every
 def test_every_rule_draws_from_the_data(rule, path):
     """Gaussian data: mean and spread of what comes out; none of it is noise that was left in."""
@@ -163,7 +162,7 @@ def two(path, z, t):
     return torch.tanh(z * at.alpha / at.sigma**2)
 
 
-@pytest.mark.parametrize("path", [EDM(0.002, 20.0), Straight()], ids=str)
+@pytest.mark.parametrize("path", [EDM(0.002, 20.0), Straight()])
 @every
 def test_two_points_are_reached_exactly(rule, path):
     if rule.needs_signal and path.ends_in_noise:
@@ -408,7 +407,7 @@ def test_a_flow_learned_from_its_own_pairs_is_straight():
     assert (bent - ends).abs().max() > 0.5 > 5e-3 > (straight - ends).abs().max()
 
 
-@pytest.mark.parametrize("rule", [DDIM(), Heun(), Heun(straight_frame)], ids=str)
+@pytest.mark.parametrize("rule", [DDIM(), Heun(), Heun(straight_frame)])
 def test_no_churn_changes_no_bit(rule):
     """Neither an amount of 0, nor a range of noise that the grid never meets."""
     z = torch.randn(2, 4, 3).double()
@@ -420,8 +419,8 @@ def test_no_churn_changes_no_bit(rule):
             assert torch.equal(one.tokens, two.tokens)
 
 
-@pytest.mark.parametrize("path", [EDM(0.002, 30.0), VP(), Straight()], ids=str)
-@pytest.mark.parametrize("rule", [DDIM(), Heun(straight_frame)], ids=str)
+@pytest.mark.parametrize("path", [EDM(0.002, 30.0), VP(), Straight()])
+@pytest.mark.parametrize("rule", [DDIM(), Heun(straight_frame)])
 def test_churn_keeps_the_law(rule, path):
     """Gaussian data: whatever part of the noise is drawn anew, the spread of the data comes out."""
     rows = torch.arange(4000)

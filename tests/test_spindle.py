@@ -126,7 +126,7 @@ def test_equal_counts_leave_plain_masking(measure):
 
 
 @measures
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_chances_fall_from_one_to_what_the_schedule_leaves(measure, schedule):
     largest = spindle(COUNTS, 1, 0.0, measure).offsets
     lam = 1 / (math.pi * max(map(abs, largest)))
@@ -230,7 +230,7 @@ def test_without_strength_it_is_masked_diffusion():
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
-@pytest.mark.parametrize("reading", [X0(), Others()], ids=str)
+@pytest.mark.parametrize("reading", [X0(), Others()])
 def test_the_rate_is_the_divergence_of_a_short_step_over_two_positions(t, reading):
     """All nine canvases of two positions over two letters and the mask, against the formula."""
     process = Spindle(3, 1, 0.3, (-1.0, 0.9), "001", reading=reading)
@@ -302,7 +302,7 @@ def mean_bound(reading, model, p=P):
     return (p * bound(SpindleNELBO(replace(TOY, reading=reading)), model)).nansum().item()
 
 
-@pytest.mark.parametrize("reading", [X0(), Others()], ids=str)
+@pytest.mark.parametrize("reading", [X0(), Others()])
 def test_the_bound_of_the_perfect_denoiser_is_the_entropy(reading):
     assert mean_bound(reading, Timed(reading)) == pytest.approx(ENTROPY, abs=1e-5)
 

@@ -20,7 +20,7 @@ N = 20_000
 SEEDS = Rng.of(0, torch.arange(N))
 DATA = torch.tensor([0.5, 0.0, 0.3, 0.2], dtype=torch.float64)
 NOISES = [Mixing(V, MASK), Mixing(V, MASK, 0.3), Mixing(V, MASK, 1.0), Gidd(V, MASK, 0.2)]
-every = pytest.mark.parametrize("process", NOISES, ids=str)
+every = pytest.mark.parametrize("process", NOISES)
 
 
 class Single(Exact):

@@ -131,7 +131,7 @@ def test_two_masked_letters_cost_their_information_over_the_steps(steps):
     assert two_letters(ABSORBING, steps) == pytest.approx(PAIR_ENTROPY + SHARED / steps, rel=1e-9)
 
 
-@pytest.mark.parametrize("process", [PROCESSES[3], PROCESSES[5], PROCESSES[6]], ids=str)
+@pytest.mark.parametrize("process", [PROCESSES[3], PROCESSES[5], PROCESSES[6]])
 def test_with_more_steps_every_bound_falls_to_the_entropy(process):
     costs = [two_letters(process, steps) - PAIR_ENTROPY for steps in (1, 4, 16, 64)]
     assert costs == sorted(costs, reverse=True) and 0 < costs[-1] < 0.012
@@ -183,7 +183,7 @@ def test_a_worked_value():
     assert nats.item() == pytest.approx(2 * math.log(2), rel=1e-12)
 
 
-@pytest.mark.parametrize("process", [PROCESSES[3], PROCESSES[5], PROCESSES[6]], ids=str)
+@pytest.mark.parametrize("process", [PROCESSES[3], PROCESSES[5], PROCESSES[6]])
 def test_short_steps_have_the_rate_of_continuous_time(process):
     """For every x0, xt and any logits: T KL goes to SEDD's and UDLM's integrand."""
     logits, x0, xt = all_rows()

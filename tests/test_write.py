@@ -22,7 +22,7 @@ PROMPTS = [
     for n in (5, 1, 2, 9, 4, 3, 20, 1, 7, 6)
 ]
 ENDS = frozenset({0, 1})
-every_network = pytest.mark.parametrize("config", llama.EXAMPLES, ids=str)
+every_network = pytest.mark.parametrize("config", llama.EXAMPLES)
 
 
 class Counting:
