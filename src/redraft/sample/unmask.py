@@ -104,6 +104,10 @@ class Draw:
             return logp.argmax(-1)
         return categorical(narrowed(logp, self.temperature, self.top_k, self.top_p), u)
 
+    def fill(self, logp: Logits, where: Where, u: Float[Tensor, "B L"], tokens: Tokens) -> Tokens:
+        """Drawn tokens at some positions, what was there at the others."""
+        return tokens.masked_scatter(where, self.at(logp[where], u[where]))
+
 
 @dataclass(frozen=True)
 class Unmask:
@@ -123,9 +127,9 @@ class Unmask:
         u = rng.fold("token").uniform(canvas.tokens)
         if self.score in BLIND:  # then only what is committed needs to be drawn
             commit = self.pick(self.score(logp, canvas.tokens, rng), canvas)
-            x0 = self.proposed(logp, commit, u, canvas.tokens)
+            x0 = self.draw.fill(logp, commit, u, canvas.tokens)
         else:
-            x0 = self.proposed(logp, canvas.open, u, canvas.tokens)
+            x0 = self.draw.fill(logp, canvas.open, u, canvas.tokens)
             commit = self.pick(self.score(logp, x0, rng), canvas)
         return replace(
             canvas,
@@ -133,12 +137,6 @@ class Unmask:
             noisy=canvas.noisy & ~commit,
             step=canvas.step + 1,
         )
-
-    def proposed(
-        self, logp: Logits, where: Where, u: Float[Tensor, "B L"], tokens: Tokens
-    ) -> Tokens:
-        """Drawn tokens at some positions, what was there at the others."""
-        return tokens.masked_scatter(where, self.draw.at(logp[where], u[where]))
 
 
 EXAMPLES = (
