@@ -10,7 +10,8 @@ import pytest
 from redraft.cli import main
 from redraft.errors import BadInput
 from redraft.eval.tasks import humaneval
-from redraft.eval.tasks.humaneval import Attempt, Problem, attempts, cut, over, pass_at, scores
+from redraft.eval.tasks.humaneval import Problem, cut, over
+from redraft.eval.tasks.task import Attempt, attempts, pass_at, scores
 from tests.test_dialogue import model
 
 ADD = {
@@ -66,19 +67,19 @@ def test_answers_of_a_chat_are_found():
         "```py\n    return a + b\n```",
         "    return a + b",
     ):
-        (done,) = attempts([ONE], lambda p, text=text: [p.answered(text)], run=True)
+        (done,) = attempts([ONE], lambda p, text=text: [(0, p[0].answered(text, True))], True)
         assert done.outcome.passed, text
 
 
 def test_nothing_is_run_unless_one_says_so(monkeypatch):
     monkeypatch.setattr(humaneval, "execute", lambda *args: pytest.fail("ran"))
-    done = list(attempts([ONE], lambda p: ["    return a + b", "    return 0"]))
+    done = list(attempts([ONE], lambda p: [(0, "    return a + b"), (0, "    return 0")]))
     assert [each.outcome for each in done] == [None, None] and scores(done, (1,)) == {}
 
 
 def test_right_and_wrong_are_told_apart():
     answers = ["    return a + b", "    return 3", "    return a", "    raise Exception"]
-    done = list(attempts([ONE], lambda p: answers, run=True))
+    done = list(attempts([ONE], lambda p: [(0, text) for text in answers], True))
     assert [each.outcome.passed for each in done] == [True, False, False, False]
     assert scores(done, (1, 2, 10)) == {1: pass_at(1, 4, 1), 2: pass_at(2, 4, 1)}
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "names": "errors files fetch",
     "weights": "errors",
     "condition": "types errors",
+    "puzzle": "errors files",
     "process": "types schedule draw errors",
     "view": "types errors",
     "cache": "types",
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "sample": "types schedule mask draw cache process errors",
     "data": "types errors files fetch describe",
     "train": "types errors files describe levels weights data",
-    "eval": "types errors files levels mask condition data objective view",
+    "eval": "types errors files levels mask condition puzzle data objective view",
     "noise": "types schedule mask condition process model adapt objective",
     "foreign": (
         "types errors describe schedule mask weights process model adapt objective data noise"
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     ),
     "guided": "types errors mask condition process objective sample pretrained loading",
     "choose": "errors process objective sample",
+    "attempt": "data sample eval pretrained",
     "dialogue": "types errors data pretrained loading",
     "magpie": "types errors files describe sample data",
     "recipe": f"{RUNS} pretrained loading",
@@ -56,8 +58,8 @@ MAY_IMPORT = {
     "lab": f"{RUNS} view choose pretrained loading recipe progress",
     "convert": "errors files describe weights model adapt foreign pretrained loading",
     "commands": (
-        f"{RUNS} view choose guided pretrained loading recipe progress reporting "
-        "magpie dialogue doctor convert"
+        f"{RUNS} view puzzle choose guided pretrained loading recipe progress reporting "
+        "magpie attempt dialogue doctor convert"
     ),
     "cli": (
         f"{RUNS} view choose guided pretrained loading recipe progress reporting demo lab commands"

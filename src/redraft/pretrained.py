@@ -188,8 +188,10 @@ class Pretrained:
             raise BadInput(f"a template of {len(row)} tokens, but the context is {self.length}")
         return row
 
-    def run(self, rows: list[list[int | None]], sampler: Way | None, seed: int) -> Iterator[Canvas]:
-        """From rows with gaps to full ones."""
+    def run(
+        self, rows: list[list[int | None]], sampler: Way | None, seed: int | Sequence[int]
+    ) -> Iterator[Canvas]:
+        """From rows with gaps to full ones. Row i has seed + i, or the seed given for it."""
         if not rows:
             raise BadInput("asked for 0 texts")
         if isinstance(self.trained, Classify | ClassifyVectors):
@@ -197,7 +199,8 @@ class Pretrained:
         if self.causal and self.lead is None and (first := rows[0][0]) is not None:
             yield from self.unmarked(first, rows, sampler, seed)
             return
-        rng = Rng.seeds(*range(seed, seed + len(rows)))
+        seeds = range(seed, seed + len(rows)) if isinstance(seed, int) else seed
+        rng = Rng.seeds(*seeds)
         blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)
         canvas = self.process.start(blanks, rng)
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
@@ -214,7 +217,7 @@ class Pretrained:
             yield from generate_blocks(front, canvas, sampler, rng, self.tokenizer.eos_id)
 
     def unmarked(
-        self, first: int, rows: list[list[int | None]], sampler: Way | None, seed: int
+        self, first: int, rows: list[list[int | None]], sampler: Way | None, seed: Any
     ) -> Iterator[Canvas]:
         """The same behind the first token of the prompt, in the place of a mark."""
         inner = cast(NextToken, self.model)

@@ -1,6 +1,7 @@
 """`redraft data ...`: parse, call, print. Heavy imports wait inside the commands."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,31 @@ def distill(
     print(counts.line())
     if counts.kept < num:
         print(f"stopped; the same command goes on with {out}")
+
+
+@app.command()
+def puzzles(
+    out: Annotated[Path, typer.Option(help="a .jsonl file")],
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(help="add, multiply, chain, countdown, sudoku; add:5 says a size"),
+    ] = None,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="of each kind in turn")] = 1000,
+    test: Annotated[
+        bool, typer.Option("--test", help="problems that no file to train on has")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of all draws")] = 0,
+) -> None:
+    """Draw problems whose answers can be checked, as data to train on or to test with.
+
+    One JSON object a line: prompt, answer, kind, key (what makes it the same problem). A hash of
+    the key says which problems are for tests, so files of any seeds share none.
+    """
+    from redraft.puzzle.find import write
+
+    counts = Counter(each.kind for each in write(out, kinds or [], num, test, seed))
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    print(f"{out}: {told}, to {'test with' if test else 'train on'}")
 
 
 def followed(model: str, out: Path, settings, stop):

