@@ -74,9 +74,12 @@ def test_every_sampler_fills_the_window_and_touches_nothing_else(sampler, canvas
 
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if absorbing(s)])
 def test_noise_is_where_the_mask_token_is_and_only_ever_shrinks(sampler, canvas):
+    """It grows for samplers that reopen, and those say so."""
     before = canvas
     for after in generate(world, canvas, sampler, rng()):
         assert torch.equal(after.noisy, after.tokens == MASK)
+        if getattr(sampler, "reopens", False):
+            continue
         assert not (after.noisy & ~before.noisy).any()
         kept = ~before.noisy
         assert torch.equal(after.tokens[kept], before.tokens[kept])

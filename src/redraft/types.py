@@ -65,6 +65,15 @@ class Canvas:
         """Positions the sampler may commit at this step."""
         return self.noisy & self.window
 
+    @property
+    def going(self) -> Bool[Tensor, " B"]:
+        """Rows that are not done: something is open, or the sampler may open it again.
+
+        A sampler that reopens says so by a number above 0 in the memo, named `again`.
+        """
+        again = self.memo.get("again")
+        return self.open.any(-1) if again is None else self.open.any(-1) | (again[:, 0] > 0)
+
     def led(self, token: int) -> "Canvas":
         """The same behind one more given token."""
         front = torch.full_like(self.tokens[:, :1], token)

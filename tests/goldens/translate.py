@@ -21,6 +21,7 @@ BY_PROJECT = {
     ("samplers", "kuleshov-group/discrete-diffusion-guidance"): ("ancestral", "guided"),
     ("samplers", "louaaron/Score-Entropy"): ("sedd", "sampler"),
     ("samplers", "dvruette/gidd"): ("ancestral", "hybrid"),
+    ("samplers", "kuleshov-group/remdm"): ("remask", "sampler"),
 }
 
 

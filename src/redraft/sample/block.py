@@ -133,7 +133,7 @@ def generate_blocks(
         noise = Rng(rng.key[alive]).fold("block").fold(at // size)
         for part in generate(front.predict(), block, sampler, noise):
             canvas = stitched(canvas, part, alive, columns, base)
-            if end is not None and not part.open.any():
+            if end is not None and not part.going.any():
                 canvas = ended(canvas, columns, end)
             yield canvas
         going = alive if end is None else alive & ~over(canvas, columns, end)

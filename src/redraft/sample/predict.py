@@ -66,7 +66,7 @@ class Reuse:
         if self.seen is None or self.logp is None or self.seen.shape != asked.shape:
             self.logp, self.seen = self.fresh(canvas, t), asked
             return self.logp
-        changed = (self.seen != asked).any(-1).any(-1) & canvas.open.any(-1)
+        changed = (self.seen != asked).any(-1).any(-1) & canvas.going
         if changed.any():
             fresh = self.fresh(canvas.rows(changed), None if t is None else t[changed])
             whole = len(fresh) == len(asked)
@@ -82,7 +82,7 @@ class Reuse:
 
 def generate(predict: Predict, canvas: Canvas, sampler: Sampler, rng: Rng) -> Iterator[Canvas]:
     """Yield every canvas on the way from noise to text. Streaming is iterating."""
-    while canvas.open.any():
+    while canvas.going.any():
         canvas = sampler.step(canvas, predict(canvas, sampler.time(canvas, rng)), rng)
         yield canvas
 
