@@ -9,8 +9,8 @@ from torch import nn
 
 from redraft.adapt import lora
 from redraft.adapt.adapted import bare
+from redraft.adapt.base import OnBase
 from redraft.adapt.shift import NextTokenConfig
-from redraft.adapt.side import SideConfig
 from redraft.data.voice import NAME, Voice
 from redraft.describe import build, read_json
 from redraft.errors import BadInput
@@ -96,8 +96,8 @@ def weights_in(folder: Path) -> Path:
 def network_in(folder: Path, shape: Any, dtype: torch.dtype | None) -> nn.Module:
     """The network of a checkpoint; one that stands beside a base gets that first."""
     with torch.random.fork_rng(devices=[]):
-        if isinstance(shape, SideConfig):
-            model = shape.on_base(lambda name: open_pretrained(name, dtype).model)
+        if isinstance(shape, OnBase):
+            model: Any = shape.on_base(lambda name: open_pretrained(name, dtype).model)
             if (folder / lora.WEIGHTS).exists():
                 model.read(folder)
                 return model
@@ -113,7 +113,8 @@ def own(folder: Path, dtype: torch.dtype | None = None) -> Pretrained:
     voice, process = Voice.open(folder), told.process
     tokenizer = voice.tokenizer
     V = told.shape.vocab_size
-    fits = tokenizer.vocab_size <= V if (folder / NAME).is_file() else tokenizer.vocab_size == V
+    spare = (folder / NAME).is_file() or isinstance(told.shape, OnBase)
+    fits = tokenizer.vocab_size <= V if spare else tokenizer.vocab_size == V
     if V != process.vocab_size or not fits:
         raise BadInput(
             f"{folder}: the network has {told.shape.vocab_size} tokens, its process "

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from redraft.adapt.l2d import L2D
 from redraft.adapt.shift import NextToken
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
@@ -61,7 +62,12 @@ class Pretrained:
     @property
     def causal(self) -> bool:
         """Whether it can only write from left to right."""
-        return isinstance(self.model, NextToken)
+        return isinstance(self.model, NextToken | L2D)
+
+    @property
+    def refines(self) -> bool:
+        """Whether it can take several steps for a token (L2D)."""
+        return isinstance(self.model, L2D)
 
     @property
     def lead(self) -> int | None:
@@ -78,7 +84,7 @@ class Pretrained:
         """Its network of next tokens, which says at l what follows. Raises BadInput without one."""
         if not self.causal:
             raise BadInput(f"{self.path}: not an autoregressive model, which this needs")
-        inner = cast(NextToken, self.model).model
+        inner = cast(NextToken | L2D, self.model).model
         if not getattr(inner, "stores", False):
             raise BadInput(f"{self.path}: its network keeps no keys and values")
         return inner
@@ -220,8 +226,7 @@ class Pretrained:
         self, first: int, rows: list[list[int | None]], sampler: Way | None, seed: Any
     ) -> Iterator[Canvas]:
         """The same behind the first token of the prompt, in the place of a mark."""
-        inner = cast(NextToken, self.model)
-        moved = NextToken(inner.model, first, inner.spare).eval()
+        moved = cast(NextToken | L2D, self.model).behind(first).eval()
         marked = replace(self, model=moved, length=self.length - 1, begins=True)
         for canvas in marked.run([row[1:] for row in rows], sampler, seed):
             yield canvas.led(first)

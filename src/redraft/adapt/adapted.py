@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from redraft.adapt.lora import Lora, merge
-from redraft.adapt.side import Masked
+from redraft.adapt.masked import Masked
 from redraft.model.llama import LlamaConfig
 
 

@@ -30,6 +30,10 @@ class NextToken(nn.Module):
         self.bos_id, self.spare = bos_id, spare
         self.stores = getattr(model, "stores", False)
 
+    def behind(self, first: int) -> "NextToken":
+        """The same where every text begins behind another token."""
+        return NextToken(self.model, first, self.spare)
+
     def features(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Features:
         """Features at l from the tokens before l."""
         kv = more.get("kv")

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from redraft.adapt import lora
+from redraft.adapt.base import standing
 from redraft.adapt.lora import Lora, Origin, Scope, base_weights, fingerprint
+from redraft.adapt.masked import Masked
 from redraft.cache.store import Beside, Ragged
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Mask, Seats, beside
@@ -33,32 +35,6 @@ MASK = "mask.safetensors"
 Noisy = Int[Tensor, "B N"]
 NoisyFeatures = Float[Tensor, "B N D"]
 NEVER = -1e4  # the logit of a token that cannot be: finite, so that 0 * log p stays 0
-
-
-class Masked(nn.Module):
-    """A frozen table of embeddings with one vector more, learned, for the mask's id."""
-
-    def __init__(self, base: nn.Embedding, mask_id: int):
-        super().__init__()
-        self.base, self.mask_id = base, mask_id
-        self.mask = nn.Parameter(torch.zeros(base.embedding_dim, dtype=torch.float32))
-        self.reset()
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen table."""
-        return self.base.weight
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """The mean token: of a size that the layers know."""
-        self.mask.copy_(self.base.weight.float().mean(0))
-
-    def forward(self, x: Tokens) -> Features:
-        """The vectors of tokens and masks."""
-        hidden = (x == self.mask_id)[..., None]
-        h = self.base(x.masked_fill(hidden[..., 0], 0))
-        return torch.where(hidden, self.mask.to(h.dtype), h)
 
 
 class Side(nn.Module):
@@ -212,17 +188,7 @@ class SideConfig:
         """Beside the base that is named. Raises BadInput if that is not what it was."""
         if self.base is None:
             return self.build()
-        network = load(self.base)
-        while isinstance(inner := getattr(network, "model", None), nn.Module):
-            network = inner  # out of what is wrapped around it
-        if getattr(network, "config", None) != self.inner:
-            raise BadInput(f"{self.base}: another network than the one this was made for")
-        found = fingerprint(dict(network.named_parameters()))
-        if self.fingerprint not in ("", found):
-            raise BadInput(
-                f"{self.base}: its weights are {found}, but this was made for {self.fingerprint}"
-            )
-        return self.around(network)
+        return self.around(standing(self.base, self.inner, self.fingerprint, load))
 
 
 EXAMPLES = (

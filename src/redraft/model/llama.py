@@ -195,12 +195,18 @@ class Llama(nn.Module):
 
         With `kv` the row goes on behind what is stored there, and `mask` speaks of both.
         """
+        return self.norm(self.stream(x, mask=mask, at=at, kv=kv))
+
+    def stream(
+        self, x: Tokens, *, mask: Mask, at: Tokens | None = None, kv: Store | None = None
+    ) -> Features:
+        """The same before the last norm."""
         shape, h = self.config, self.embed(x, at, 0 if kv is None else kv.length)
         h, angles, seen = enter(h, mask, at, shape.turned, shape.rope_theta, kv, shape.stretch)
         close = self.window(h, mask, seen, kv)
         for i, layer in enumerate(self.layers):
             h = layer(h, angles, close if i in shape.near else seen, kv, i)
-        return self.norm(h)
+        return h
 
     def window(self, h: Features, mask: Mask, seen: Sight, kv: Store | None) -> Sight:
         """What the layers see that do not see far."""

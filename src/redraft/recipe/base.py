@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from redraft.adapt.base import OnBase
 from redraft.errors import BadInput
 from redraft.train.loop import Plan
 from redraft.types import Objective
@@ -34,7 +35,10 @@ class Run:
             raise BadInput(f"the network knows {known} classes, the attribute has {told.classes}")
         if self.length > self.model.max_len:
             raise BadInput(f"rows of {self.length}, but the network is for {self.model.max_len}")
-        if process.vocab_size != tokenizer.vocab_size or process.mask_id != tokenizer.mask_id:
+        same = process.vocab_size == tokenizer.vocab_size
+        if isinstance(self.model, OnBase):  # a network that stays as it is may have rows to spare
+            same = process.vocab_size >= tokenizer.vocab_size
+        if not same or process.mask_id != tokenizer.mask_id:
             raise BadInput(
                 f"{corpus.folder}: {tokenizer.vocab_size} tokens with [MASK] {tokenizer.mask_id}, "
                 f"but the run is for {process.vocab_size} with [MASK] {process.mask_id}"

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from redraft.adapt.adapted import AdaptedConfig, bare, folded
+from redraft.adapt.l2d import L2D
 from redraft.adapt.lora import Lora, base_weights
+from redraft.adapt.masked import Masked
 from redraft.adapt.shift import ShiftedConfig
-from redraft.adapt.side import Masked, Side
+from redraft.adapt.side import Side
 from redraft.data import source
 from redraft.data.source import Text
 from redraft.data.tokenizer import Existing, Tokenizer
@@ -59,7 +61,7 @@ def plan_of(steps: int | None, seconds: float, lr: float | None, rank: int, **re
 def base_of(name: str) -> Pretrained:
     """What `redraft.load` reads. Raises BadInput for a network that cannot be adapted."""
     base = open_pretrained(name)
-    if isinstance(base.model, Side):
+    if isinstance(base.model, Side | L2D):
         raise BadInput(f"{name}: writes beside a frozen network; adapt that one")
     inner = bare(base.model)
     known = {each for each, _ in inner.named_parameters()}

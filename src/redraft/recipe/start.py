@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from redraft.adapt.side import SideConfig
+from redraft.adapt.base import OnBase
 from redraft.data.voice import NAME as CHAT
 from redraft.describe import describe, read_json
 from redraft.errors import BadInput
@@ -86,7 +86,7 @@ def initial(run: Run, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        if isinstance(run.model, SideConfig):
+        if isinstance(run.model, OnBase):
             return run.model.on_base(lambda name: open_pretrained(name, dtype).model)
         return run.model.build()
 
