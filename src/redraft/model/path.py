@@ -124,7 +124,7 @@ class Delta(nn.Module):
         nn.init.normal_(self.a, std=1 / rank)
         nn.init.zeros_(self.b)
 
-    def forward(self, x: Vector, base: nn.Linear) -> Vector:
+    def forward(self, x: Float[Tensor, "*N I"], base: nn.Linear) -> Float[Tensor, "*N O"]:
         """In the dtype of the frozen one."""
         a, b = self.a.to(x.dtype), self.b.to(x.dtype)
         return base(x) + F.linear(F.linear(x, a), b) * self.scale
@@ -139,7 +139,7 @@ class Copy(nn.Module):
         bias = base.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone())
 
-    def forward(self, x: Vector, base: nn.Linear) -> Vector:
+    def forward(self, x: Float[Tensor, "*N I"], base: nn.Linear) -> Float[Tensor, "*N O"]:
         """The frozen one is not asked."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
@@ -148,7 +148,7 @@ class Copy(nn.Module):
 class Same(nn.Module):
     """The frozen matrix."""
 
-    def forward(self, x: Vector, base: nn.Linear) -> Vector:
+    def forward(self, x: Float[Tensor, "*N I"], base: nn.Linear) -> Float[Tensor, "*N O"]:
         """As it is."""
         return base(x)
 

@@ -139,7 +139,7 @@ class PathBound:
 
     process: Mixing
     low: float = 2e-3  # s times the squared length of a vector: where it begins,
-    high: float = 2e3  # and where it ends
+    high: float = 40.0  # and where it ends: by then a token is known among any number
     mask = BlockCausal(1)
     exact = False
 
