@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from redraft.sample import unmask
+from redraft.sample import order
 from redraft.sample.predict import blank, generate
 from redraft.sample.unmask import (
     Draw,
@@ -86,11 +86,11 @@ def test_temperature_never_changes_which_position_is_sure():
         assert at == logp.gather(-1, x0[..., None]).argmax().item()
 
 
-@pytest.mark.parametrize("score", sorted(unmask.BLIND, key=lambda s: s.__name__))
+@pytest.mark.parametrize("score", sorted(order.UNSEEING, key=lambda s: s.__name__))
 def test_drawing_only_what_is_committed_changes_nothing(score, monkeypatch):
     logp = (torch.randn(2, 9, 7, generator=torch.Generator().manual_seed(0)) * 3).log_softmax(-1)
     canvas = blank([[None] * 9, [1] * 4 + [None] * 5], 3, 0)
     sampler = Unmask(score, Steps(3), Draw(0.9, top_p=0.8))
     fast = sampler.step(canvas, logp, Rng.seeds(1, 2))
-    monkeypatch.setattr(unmask, "BLIND", frozenset())
+    monkeypatch.setattr(order, "UNSEEING", frozenset())
     assert torch.equal(sampler.step(canvas, logp, Rng.seeds(1, 2)).tokens, fast.tokens)

@@ -1,6 +1,5 @@
 """Plan-based unmasking: propose x0, score the open positions, commit the ones a pick allows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,82 +7,55 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from redraft.draw import categorical, narrowed
+from redraft.sample.adjust import Adjust, Credit, Repetition, Stutter, Suppress
+from redraft.sample.order import (
+    Filtered,
+    Loose,
+    Penalised,
+    Score,
+    Scores,
+    Without,
+    blind,
+    confidence,
+    leftmost,
+    margin,
+    neg_entropy,
+    random,
+)
+from redraft.sample.pick import (
+    Chance,
+    EntropyBound,
+    Factor,
+    Falling,
+    Levels,
+    Looking,
+    Near,
+    Pick,
+    Scheduled,
+    Shares,
+    Stable,
+    Steps,
+    Threshold,
+    TopK,
+    top,
+)
+from redraft.schedule import Cosine
 from redraft.types import Canvas, Logits, Rng, Time, Tokens, Where
 
-Scores = Float[Tensor, "B L"]
-
-
-# scores: which positions look safest to commit? (log p, proposal, rng) -> higher is sooner
-def confidence(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
-    """Probability of the proposed token (MaskGIT, LLaDA)."""
-    return logp.gather(-1, x0[..., None]).squeeze(-1).exp()
-
-
-def margin(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
-    """Probability of the likeliest token less that of the second (Kim et al. 2025, Dream)."""
-    two = logp.topk(2, -1).values.exp()
-    return two[..., 0] - two[..., 1]
-
-
-def neg_entropy(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
-    """Minus the entropy of the prediction, in nats (Dream)."""
-    return (logp.exp() * logp.clamp(min=-1e4)).sum(-1)
-
-
-def leftmost(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
-    """Reading order: with `TopK(1)` an autoregressive model's own order."""
-    return -torch.arange(x0.shape[1], device=x0.device).expand(x0.shape).double()
-
-
-def random(logp: Logits, x0: Tokens, rng: Rng) -> Scores:
-    """Any order: with `TopK(1)` what an any-order autoregressive model does (RADD)."""
-    return rng.fold("order").uniform(x0)
-
-
-BLIND = frozenset({margin, neg_entropy, leftmost, random})  # these do not look at the proposal
-
-
-# picks: how many of them now? (scores, canvas) -> the positions to commit
-@dataclass(frozen=True)
-class Steps:
-    """Commit an equal share per step, so that a window is done after n steps (LLaDA)."""
-
-    n: int
-
-    def __call__(self, score: Scores, canvas: Canvas) -> Where:
-        """The positions to commit now."""
-        left = (self.n - canvas.step).clamp(min=1)
-        return top(score, canvas, (canvas.open.sum(-1) / left).ceil())
-
-
-@dataclass(frozen=True)
-class TopK:
-    """Commit the k best per step."""
-
-    k: int = 1
-
-    def __call__(self, score: Scores, canvas: Canvas) -> Where:
-        """The positions to commit now."""
-        return top(score, canvas, torch.full_like(canvas.step, self.k))
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Commit all positions scored at least tau, and always the best one (Fast-dLLM)."""
-
-    tau: float = 0.9
-
-    def __call__(self, score: Scores, canvas: Canvas) -> Where:
-        """The positions to commit now."""
-        best = top(score, canvas, torch.ones_like(canvas.step))
-        return ((score >= self.tau) & canvas.open) | best
-
-
-def top(score: Scores, canvas: Canvas, quota: Tensor) -> Where:
-    """The `quota` best-scored open positions of each row; ties go to the left."""
-    score = score.masked_fill(~canvas.open, -torch.inf)
-    rank = score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1, stable=True)
-    return (rank < quota[:, None]) & canvas.open
+__all__ = [
+    "Draw",
+    "Scores",
+    "Steps",
+    "Threshold",
+    "TopK",
+    "Unmask",
+    "confidence",
+    "leftmost",
+    "margin",
+    "neg_entropy",
+    "random",
+    "top",
+]  # orders and picks were first published under this name
 
 
 @dataclass(frozen=True)
@@ -113,9 +85,10 @@ class Draw:
 class Unmask:
     """A sampler: one pure step from a canvas and its log-probabilities to the next canvas."""
 
-    score: Callable[[Logits, Tokens, Rng], Scores] = confidence
-    pick: Callable[[Scores, Canvas], Where] = Threshold()
+    score: Score = confidence
+    pick: Pick = Threshold()
     draw: Draw = Draw(0.0)
+    adjust: tuple[Adjust, ...] = ()  # what changes a belief before it is read
 
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:
         """None: whoever needs a time reads it off the share of noise."""
@@ -124,8 +97,12 @@ class Unmask:
     def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
         """Commit what `pick` allows; nothing else changes."""
         rng = rng.fold(canvas.step)
+        for change in self.adjust:
+            logp, canvas = change(logp, canvas)
+        if isinstance(self.pick, Looking):
+            canvas = self.pick.look(logp, canvas)
         u = rng.fold("token").uniform(canvas.tokens)
-        if self.score in BLIND:  # then only what is committed needs to be drawn
+        if blind(self.score):  # then only what is committed needs to be drawn
             commit = self.pick(self.score(logp, canvas.tokens, rng), canvas)
             x0 = self.draw.fill(logp, commit, u, canvas.tokens)
         else:
@@ -145,4 +122,13 @@ EXAMPLES = (
     Unmask(neg_entropy, Steps(4), Draw(1.0, top_p=0.8)),
     Unmask(leftmost, TopK(1), Draw(1.0)),
     Unmask(random, TopK(2), Draw(1.0)),
+    Unmask(Penalised(neg_entropy, 0.1), Near(0.4), Draw(1.0)),
+    Unmask(Filtered(confidence, 0.5, 3, 0.9), Falling(4), Draw(0.5, 3, 0.9)),
+    Unmask(Without(confidence, (2,)), Scheduled(5, Cosine()), Draw(1.0)),
+    Unmask(Loose(margin, 0.5), Shares(12, 4, 0.6), Draw(1.0)),
+    Unmask(random, Chance(5, 0.0), Draw(1.0)),
+    Unmask(confidence, Factor(1.0), Draw(1.0), (Repetition(1.3), Suppress((5,)))),
+    Unmask(neg_entropy, EntropyBound(0.5), Draw(1.0)),
+    Unmask(confidence, Stable(0.3, 0.1, 1), Draw(1.0), (Credit(),)),
+    Unmask(confidence, Levels(0.9, 0.3), Draw(1.0), (Stutter(),)),
 )

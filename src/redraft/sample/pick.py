@@ -1,0 +1,305 @@
+"""How many positions are written now: picks, from scores and a canvas to the positions.
+
+A pick that must see more than scores, or remember, is `Looking`: it looks at the belief before
+it is asked, and keeps what it needs in the canvas's memo. So a step stays pure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from redraft.sample.order import Scores
+from redraft.schedule import Linear, Schedule
+from redraft.types import Canvas, Logits, Where
+
+Pick = Callable[[Scores, Canvas], Where]  # the positions to commit now, none that is not open
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A pick that sees the belief first."""
+
+    def look(self, logp: Logits, canvas: Canvas) -> Canvas:
+        """The same canvas with what the pick needs in its memo."""
+        ...
+
+
+def top(score: Scores, canvas: Canvas, quota: Tensor) -> Where:
+    """The `quota` best-scored open positions of each row; ties go to the left."""
+    return (ranked(score, canvas) < quota[:, None]) & canvas.open
+
+
+def ranked(score: Scores, canvas: Canvas) -> Int[Tensor, "B L"]:
+    """0 for the best-scored open position of a row, 1 for the next, ...; ties go to the left."""
+    score = score.masked_fill(~canvas.open, -torch.inf)
+    return score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1, stable=True)
+
+
+def best(score: Scores, canvas: Canvas) -> Where:
+    """The best-scored open position of each row."""
+    return top(score, canvas, torch.ones_like(canvas.step))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Commit an equal share per step, so that a window is done after n steps (LLaDA).
+
+    The larger shares come first: of 10 in 4 steps 3, 3, 2, 2.
+    """
+
+    n: int
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        left = (self.n - canvas.step).clamp(min=1)
+        return top(score, canvas, (canvas.open.sum(-1) / left).ceil())
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Commit the k best per step."""
+
+    k: int = 1
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        return top(score, canvas, torch.full_like(canvas.step, self.k))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Commit all positions scored at least tau, and always the best one (Fast-dLLM).
+
+    `strict`: more than tau (Fast-dLLM v2, LLaDA2).
+    """
+
+    tau: float = 0.9
+    strict: bool = False
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        sure = score > self.tau if self.strict else score >= self.tau
+        return (sure & canvas.open) | best(score, canvas)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """size/n a step, the larger shares first; or all scored above tau, if those are not fewer.
+
+    `size` is that of the whole window, whatever of it was given (SDAR, LLaDA2).
+    """
+
+    size: int
+    n: int
+    tau: float | None = None
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        few, more = divmod(self.size, self.n)
+        quota = (few + (canvas.step < more).long()).clamp(min=1)
+        if self.tau is None:
+            return top(score, canvas, quota)
+        sure = (score > self.tau) & canvas.open
+        enough = sure.sum(-1, keepdim=True) >= quota[:, None]
+        return torch.where(enough, sure, top(score, canvas, quota))
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """Commit what a noise schedule would, rounded; steps that commit none are left out (dLLM).
+
+    round(open (1 - (1 - alpha(s)) / (1 - alpha(t)))) at t = 1, 1 - 1/n, ...
+    """
+
+    n: int
+    schedule: Schedule = Linear()
+
+    def look(self, logp: Logits, canvas: Canvas) -> Canvas:
+        """Which of the n steps comes next, and what it commits."""
+        t = 1 - torch.arange(self.n, dtype=torch.float64, device=canvas.step.device) / self.n
+        s = t - 1 / self.n
+        alpha_s, alpha_t = self.schedule.alpha(s.clamp(min=0)), self.schedule.alpha(t)
+        share = (1 - (1 - alpha_s) / (1 - alpha_t)).masked_fill(s < 0.5 / self.n, 1.0)
+        many = (canvas.open.sum(-1, keepdim=True) * share).round()
+        at = canvas.memo.get("at", torch.zeros_like(many[:, 0]))[:, None]
+        i = torch.arange(self.n, device=at.device)
+        due = (many > 0) & (i >= at)
+        when = due.int().argmax(-1, keepdim=True)
+        quota = torch.where(due.any(-1), many.gather(1, when)[:, 0], canvas.open.sum(-1))
+        memo = {"at": (when[:, 0] + 1).double(), "quota": quota.double()}
+        return replace(canvas, memo=canvas.memo | memo)
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        return top(score, canvas, canvas.memo["quota"])
+
+
+@dataclass(frozen=True)
+class Falling:
+    """Commit floor(open (1 - s/t)) on n equal steps from t = 1 to eps, the rest at the last.
+
+    Dream's rounding: a step may commit nothing. Others call it a time grid.
+    """
+
+    n: int
+    eps: float = 1e-3
+
+    def shares(self, canvas: Canvas) -> Float[Tensor, " B"]:
+        """What share of its open positions a row commits now, as the reference's float32 has it."""
+        grid = torch.linspace(1, self.eps, self.n + 1, device=canvas.step.device)
+        at = canvas.step.clamp(max=self.n - 1)
+        share = 1 - grid[at + 1] / grid[at]
+        return share.masked_fill(at == self.n - 1, 1.0)
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        return top(score, canvas, (canvas.open.sum(-1).float() * self.shares(canvas)).floor())
+
+
+@dataclass(frozen=True)
+class Chance(Falling):
+    """Commit every open position with the chance 1 - s/t, the rest at the last step.
+
+    For scores between 0 and 1 that are drawn, as `random` is (Dream's origin; with eps 0
+    DiffuLLaMA). A step may commit nothing.
+    """
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        return (score < self.shares(canvas)[:, None]) & canvas.open
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Commit the n best while the n-th has (n + 1) (1 - p) < factor, at least one (Fast-dLLM).
+
+    Where all of them have, the product of the marginals has its mode where the joint has it.
+    `last`: the loop of Fast-dLLM takes the last open position with all the others, sure or not.
+    """
+
+    factor: float = 1.0
+    last: bool = False
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        n = torch.arange(1, score.shape[1] + 1, device=score.device)
+        found = score.masked_fill(~canvas.open, -torch.inf).sort(-1, descending=True).values
+        sure = found.double() >= 1 - self.factor / (n + 1.0)
+        many = sure.long().cumprod(-1).sum(-1)
+        among = canvas.open.sum(-1)
+        many = torch.where((many == 0) & (among > 0), 1, many)
+        if self.last:
+            many = torch.where(many == among - 1, many + (many > 0), many)
+        return top(score, canvas, many)
+
+
+@dataclass(frozen=True)
+class EntropyBound:
+    """Commit the longest run of the best whose entropies, less the largest, sum to at most gamma.
+
+    The sum bounds what the tokens written together know of each other (Ben-Hamu et al. 2025).
+    At least one; gamma 0 writes one, or several that are certain.
+    """
+
+    gamma: float = 0.1
+
+    def look(self, logp: Logits, canvas: Canvas) -> Canvas:
+        """Every position's entropy, in nats."""
+        h = -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)
+        return replace(canvas, memo=canvas.memo | {"entropy": h})
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        rank = ranked(score, canvas)
+        h = torch.zeros_like(canvas.memo["entropy"], dtype=torch.float64)
+        h = h.scatter(1, rank, canvas.memo["entropy"].double())  # in the order of the scores
+        known = h.cumsum(-1) - h.cummax(-1).values
+        many = (known <= self.gamma).long().cumprod(-1).sum(-1).clamp(min=1)
+        return top(score, canvas, many)
+
+
+@dataclass(frozen=True)
+class Stable:
+    """Commit all positions that are sure and calm; else what `otherwise` picks (KLASS).
+
+    Calm: KL(p now, p before) < limit at each of the last `times` steps. Sure: scored above tau.
+    """
+
+    tau: float = 0.9
+    limit: float = 0.01
+    times: int = 2
+    otherwise: Pick = field(default=TopK(1))
+
+    def look(self, logp: Logits, canvas: Canvas) -> Canvas:
+        """How long every position has been calm, and the belief to compare the next with."""
+        calm = torch.zeros_like(canvas.tokens, dtype=torch.float64)
+        if "belief" in canvas.memo:
+            before = canvas.memo["belief"]
+            gap = (logp.exp() * (logp.clamp(min=-1e4) - before.clamp(min=-1e4))).sum(-1)
+            calm = torch.where(gap < self.limit, canvas.memo["calm"] + 1, calm)
+        return replace(canvas, memo=canvas.memo | {"calm": calm, "belief": logp})
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        ready = (canvas.memo["calm"] >= self.times) & (score > self.tau) & canvas.open
+        return torch.where(ready.any(-1, keepdim=True), ready, self.otherwise(score, canvas))
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Commit all scored above `high`; in each unbroken run of open ones its best above `low`.
+
+    And always the best of all (dInfer's hierarchical rule): decisions lie apart from each other.
+    """
+
+    high: float = 0.92
+    low: float = 0.62
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        free, sure = canvas.open, (score > self.high) & canvas.open
+        start = free & ~torch.cat([torch.zeros_like(free[:, :1]), free[:, :-1]], 1)
+        run = start.long().cumsum(1)  # the number of the run that a position is in
+        L, at = score.shape[1], torch.arange(score.shape[1], device=score.device)
+        found = score.masked_fill(~free, -torch.inf)
+        peak = found.new_full((len(found), L + 1), -torch.inf).scatter_reduce(1, run, found, "amax")
+        leads = free & (found == peak.gather(1, run))
+        at = torch.where(leads, at, L)
+        first = at.new_full((len(at), L + 1), L).scatter_reduce(1, run, at, "amin")
+        leads = leads & (at == first.gather(1, run))  # ties go to the left
+        return sure | (leads & (score > self.low)) | best(score, canvas)
+
+
+@dataclass(frozen=True)
+class Near:
+    """Commit all scored at least -limit after a penalty a place from the first open one (WeDLM).
+
+    With minus the entropy for a score: H + 0.02 distance <= 0.4. Else the best by that.
+    """
+
+    limit: float = 0.4
+    penalty: float = 0.02
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        first = canvas.open.int().argmax(-1, keepdim=True)
+        away = torch.arange(score.shape[1], device=score.device) - first
+        score = score - self.penalty * away
+        return ((score >= -self.limit) & canvas.open) | best(score, canvas)
+
+
+EXAMPLES = (
+    Shares(12, 5, 0.5),
+    Scheduled(4),
+    Falling(3),
+    Chance(3, 0.0),
+    Factor(1.0),
+    EntropyBound(0.5),
+    Stable(0.5, 0.5),
+    Levels(0.9, 0.5),
+    Near(),
+)
