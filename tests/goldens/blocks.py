@@ -1,7 +1,6 @@
 """SDAR and Fast-dLLM v2: caches inside a block, training losses and whole runs."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,8 +10,9 @@ from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, BlockDiffusion
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.pick import Shares
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, Unmask, confidence, leftmost, top
+from redraft.sample.unmask import Draw, Unmask, confidence, leftmost
 from redraft.types import Rng
 from tests.goldens.case import Case, NotOffered
 from tests.goldens.networks import Network, grad_norm
@@ -66,24 +66,6 @@ def complementary(case: Case, found: Network) -> dict:
     loss = cross_entropy(logits[:, :-1].flatten(0, 1), wanted[:, 1:].flatten(), ignore_index=-100)
     got = {"network_input": both, "network_labels": wanted, "logits": logits}
     return got | {"loss": loss, "grad_norm": grad_norm(found.model, loss)}
-
-
-@dataclass(frozen=True)
-class Shares:
-    """SDAR's picks: so many a step, the larger shares first; or all above a threshold if more."""
-
-    size: int
-    steps: int
-    above: float | None = None
-
-    def __call__(self, score, canvas):
-        few, more = divmod(self.size, self.steps)
-        quota = few + (canvas.step < more).long()
-        best = top(score, canvas, quota)
-        if self.above is None:
-            return best
-        sure = (score > self.above) & canvas.open
-        return torch.where(sure.sum(-1, keepdim=True) >= quota[:, None], sure, best)
 
 
 def written(case: Case, found: Network) -> dict:

@@ -120,10 +120,10 @@ class Scheduled:
 
     def look(self, logp: Logits, canvas: Canvas) -> Canvas:
         """Which of the n steps comes next, and what it commits."""
-        t = 1 - torch.arange(self.n, dtype=torch.float64, device=canvas.step.device) / self.n
-        s = t - 1 / self.n
-        alpha_s, alpha_t = self.schedule.alpha(s.clamp(min=0)), self.schedule.alpha(t)
-        share = (1 - (1 - alpha_s) / (1 - alpha_t)).masked_fill(s < 0.5 / self.n, 1.0)
+        left = torch.arange(self.n, -1, -1, dtype=torch.float64, device=canvas.step.device)
+        noise = 1 - self.schedule.alpha((left / self.n).float())  # float32, like the reference:
+        share = 1 - (noise[1:] / noise[:-1]).double()  # halves are rounded by its last bit
+        share[-1] = 1.0
         many = (canvas.open.sum(-1, keepdim=True) * share).round()
         at = canvas.memo.get("at", torch.zeros_like(many[:, 0]))[:, None]
         i = torch.arange(self.n, device=at.device)
