@@ -13,10 +13,10 @@ from redraft.model.llama import LlamaConfig
 
 @dataclass(frozen=True)
 class AdaptedConfig:
-    """A frozen network; what is learned are its adapters and the vector of the mask."""
+    """A frozen network; what is learned are its adapters and the mask's vector, if it has one."""
 
     inner: Any  # a network's configuration: vocab_size, max_len and build()
-    mask_id: int
+    mask_id: int | None
     lora: Lora = Lora()
 
     @property
@@ -33,7 +33,8 @@ class AdaptedConfig:
         """The network with fresh weights and adapters that do nothing yet."""
         model = self.inner.build()
         self.lora.attach(model)
-        model.embedding = Masked(model.embedding, self.mask_id)
+        if self.mask_id is not None:
+            model.embedding = Masked(model.embedding, self.mask_id)
         return model
 
 
@@ -55,4 +56,5 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
-EXAMPLES = (AdaptedConfig(LlamaConfig(19, 32, 2, 4, 2, 48, 16), 5, Lora(4, 4.0)),)
+SMALL = LlamaConfig(19, 32, 2, 4, 2, 48, 16)
+EXAMPLES = (AdaptedConfig(SMALL, 5, Lora(4, 4.0)), AdaptedConfig(SMALL, None, Lora(4, 4.0)))

@@ -36,7 +36,8 @@ class Run:
         if self.length > self.model.max_len:
             raise BadInput(f"rows of {self.length}, but the network is for {self.model.max_len}")
         same = process.vocab_size == tokenizer.vocab_size
-        if isinstance(self.model, OnBase):  # a network that stays as it is may have rows to spare
+        if isinstance(self.model, OnBase) or self.init is not None:
+            # a network that stays as it is may have rows to spare
             same = process.vocab_size >= tokenizer.vocab_size
         if not same or process.mask_id != tokenizer.mask_id:
             raise BadInput(

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from redraft.adapt.adapted import AdaptedConfig, bare, folded
+from redraft.adapt.adapted import AdaptedConfig, bare
+from redraft.adapt.base import plain
 from redraft.adapt.l2d import L2D
 from redraft.adapt.lora import Lora, base_weights
 from redraft.adapt.masked import Masked
-from redraft.adapt.shift import ShiftedConfig
+from redraft.adapt.shift import NextToken, ShiftedConfig
 from redraft.adapt.side import Side
 from redraft.data import source
+from redraft.data.answers import Answers
 from redraft.data.source import Text
 from redraft.data.tokenizer import Existing, Tokenizer
 from redraft.errors import BadInput
@@ -81,6 +83,13 @@ def words_of(base: Pretrained) -> Existing:
     return Existing(path.as_posix())
 
 
+def text_of(base: Pretrained, text: str, held_out: float, last: bool) -> Any:
+    """What an autoregressive base goes on to learn: answers of a .jsonl, or all of a text."""
+    if text.endswith(".jsonl"):
+        return Answers(text, base.voice.kept().as_posix(), last=last, held_out=held_out)
+    return Text(text, words_of(base))
+
+
 def network_of(base: Pretrained, words: Tokenizer, shifted: bool, rank: int) -> Any:
     """The base's network for another vocabulary, with adapters if the rank is not 0."""
     if rank < 0:
@@ -99,15 +108,16 @@ def take_over(model: nn.Module, base: Pretrained, mask_id: int, seed: int) -> No
 
     Tokens that the base has not, and the mask of an autoregressive one, which was never an
     input, get the mean vector and noise of the spread of the others: a vector of zeros would be
-    blown up by the first norm.
+    blown up by the first norm. A network that stays autoregressive keeps all rows as they are.
     """
+    fresh = not isinstance(model, NextToken)
     own, rng = bare(model), torch.Generator().manual_seed(seed)
-    theirs = base_weights(folded(bare(base.model)))
+    theirs = base_weights(plain(base.model))
     for name, weight in base_weights(own).items():
         if name not in theirs:
             raise BadInput(f"{base.path}: lacks {name}; it is another network than the run's")
         found = theirs[name].to(weight.device, weight.dtype)
-        if rows(found, base, name):
+        if fresh and rows(found, base, name):
             found = fitted(found, len(weight), rng)
             old = theirs[name]
             kept = None if base.causal else old[base.tokenizer.mask_id]

@@ -16,15 +16,13 @@ from redraft.adapt.base import plain
 from redraft.adapt.l2d import L2DConfig
 from redraft.adapt.lora import fingerprint
 from redraft.condition import Words, spellings
-from redraft.data.answers import Answers
-from redraft.data.source import Text
 from redraft.errors import BadInput
 from redraft.model.path import Copied, LowRank, Vectors
 from redraft.model.path_layer import PathConfig
 from redraft.objective.l2d import Refining
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
-from redraft.recipe.given import base_of, words_of
+from redraft.recipe.given import base_of, text_of
 from redraft.recipe.parts import plan
 from redraft.train.optim import WSD, AdamW
 
@@ -59,10 +57,7 @@ def recipe(
     found = base_of(base)
     if not found.causal:
         raise BadInput(f"{base}: L2D refines next tokens, so its base is an autoregressive model")
-    if text.endswith(".jsonl"):
-        data: Any = Answers(text, found.voice.kept().as_posix(), last=last, held_out=held_out)
-    else:
-        data = Text(text, words_of(found))
+    data = text_of(found, text, held_out, last)
     tokenizer, model = data.corpus().tokenizer, found.model
     network: Any = plain(model)
     inner = network.config

@@ -108,7 +108,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     middle = share + Z * Z / (2 * n)
     spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     whole = 1 + Z * Z / n
-    return max(0.0, (middle - spread) / whole), min(1.0, (middle + spread) / whole)
+    low, high = (middle - spread) / whole, (middle + spread) / whole
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding must not pass it
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""Many prompts at a time: what each gets is what it would get alone, whoever writes."""
+
+import json
+import sys
+
+import pytest
+
+from redraft.attempt import completions, flowing, flows, grouped, room, until, written
+from redraft.cli import main
+from redraft.data.chat import Turn
+from redraft.errors import BadInput
+from redraft.eval.tasks import puzzles
+from redraft.eval.tasks.find import find
+from redraft.eval.tasks.task import Accuracy, Attempt, Problem, Task, accuracy, by_kind, wilson
+from redraft.puzzle.find import drawn, write
+from redraft.sample.unmask import Draw, Steps, TopK, Unmask, confidence, leftmost
+from tests.test_dialogue import model
+
+PROMPTS = ["1+2=", "10+2=", "3+4=", "55+66=", "7+8=", "100+200=", "9+9="]
+LEFT = Unmask(leftmost, TopK(1), Draw(0.0))
+HOT = Unmask(leftmost, TopK(1), Draw(1.0))
+ANY = Unmask(confidence, Steps(3), Draw(0.0))
+WAYS = {"causal": LEFT, "hot": HOT, "masked": ANY, "block": ANY}
+
+
+def opened(kind, tmp_path):
+    return model("causal" if kind == "hot" else kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_each_gets_what_it_gets_alone(kind, tmp_path):
+    found, way = opened(kind, tmp_path), WAYS[kind]
+    prompts = [found.tokenizer.encode(text) for text in PROMPTS]
+    seeds = range(50, 50 + len(prompts))
+    every = dict(written(found, prompts, 6, way, seeds, rows=3))
+    assert sorted(every) == list(range(len(prompts)))
+    for i, ids in enumerate(prompts):
+        ((_, alone),) = written(found, [ids], 6, way, [seeds[i]], rows=1)
+        assert every[i] == alone and len(alone) > 0
+    assert flows(found, way) is (kind in ("causal", "hot"))
+
+
+@pytest.mark.parametrize("kind", ["causal", "hot"])
+def test_flowing_rows_say_what_canvases_do(kind, tmp_path):
+    found, way = opened(kind, tmp_path), WAYS[kind]
+    prompts = [found.tokenizer.encode(text) for text in PROMPTS]
+    more = (range(len(prompts)), prompts, 8, way, range(len(prompts)), 4)
+    ends = found.voice.chat.ends
+    one, two = (dict(each(found, *more)) for each in (flowing, grouped))
+    for i in range(len(prompts)):
+        if kind == "causal":
+            assert until(one[i], ends) == until(two[i], ends)
+        assert found.tokenizer.mask_id not in one[i]
+
+
+def test_what_there_is_no_room_for_is_left_empty(tmp_path):
+    found = model("causal", tmp_path, length=12)
+    found.tokenizer.encode("x")
+    prompts = [found.tokenizer.encode("1+2="), found.tokenizer.encode("123456789=")]
+    got = dict(written(found, prompts, 8, LEFT, [0, 1]))
+    assert got[1] == [] and got[0]
+    assert list(written(found, [prompts[1]], 8, LEFT, [0])) == [(0, [])]
+
+
+def test_completions_know_their_problem(tmp_path):
+    found = model("causal", tmp_path)
+    task = puzzles.fresh(["add:2"], 5, 0)
+    done = list(completions(found, task.problems, 3, 6, False, HOT, 0, rows=4))
+    assert sorted(i for i, _ in done) == sorted([*range(5)] * 3)
+    assert len({text for _, text in done}) > 5  # attempts differ
+    assert done == list(completions(found, task.problems, 3, 6, False, HOT, 0, rows=4))
+    chat = list(completions(found, task.problems, 1, 6, True, LEFT, 0))
+    ids = found.voice.chat.prompt([Turn("user", task.problems[2].asked(True))])
+    ((_, alone),) = written(found, [ids], 6, LEFT, [2])
+    text = found.tokenizer.decode(until(alone, found.voice.chat.ends))
+    assert dict(chat)[2] == task.problems[2].answered(text, True)
+
+
+def test_room_is_what_the_longest_answer_takes(tmp_path):
+    found = model("causal", tmp_path)
+    task = puzzles.fresh(["add:3"], 40, 0)
+    longest = max(len(each.answer) for each in task.problems)
+    assert room(found, task, False) == longest + 1 and room(found, task, True) == 256
+    assert room(found, Task("other", [], length=99), True) == 99
+
+
+def test_intervals_are_wilsons():
+    low, high = wilson(0.5, 100)
+    assert low == pytest.approx(0.40383, abs=1e-5) and high == pytest.approx(0.59617, abs=1e-5)
+    assert wilson(0.0, 20) == (0.0, pytest.approx(0.16113, abs=1e-5))
+    assert wilson(1.0, 20) == (pytest.approx(1 - 0.16113, abs=1e-5), 1.0)
+    for share, n in ((0.3, 50), (0.02, 500)):  # where the score test is just rejected
+        for end in wilson(share, n):
+            z = (share - end) / (end * (1 - end) / n) ** 0.5
+            assert abs(z) == pytest.approx(1.959964, abs=1e-5)
+    for share, n in ((0.5, 0), (1.1, 4), (-0.1, 4)):
+        with pytest.raises(BadInput, match="a share of"):
+            wilson(share, n)
+
+
+def test_accuracy_counts_problems_and_kinds():
+    task = puzzles.task("mix", drawn(["add:2", "chain:1"], 4, True, 0))
+    assert all(isinstance(each, Problem) for each in task.problems)
+    done = []
+    for i, each in enumerate(task.problems):
+        for said in (each.answer, "0000" if i else each.answer):
+            done.append(Attempt(each, said, each.judged(said)))
+    found = accuracy(done)
+    assert found == Accuracy(4, 0.625, *wilson(0.625, 4))
+    kinds = by_kind(done)
+    assert {k: v.share for k, v in kinds.items()} == {"add": 0.75, "chain": 0.5}
+    assert accuracy([Attempt(task.problems[0], "")]) is None
+    assert by_kind(done[:2]) == {}
+
+
+def test_an_answer_is_the_first_line_or_all_of_a_chat():
+    (each,) = puzzles.fresh(["add:1"], 1, 0).problems
+    assert each.answered("\n12\n3+4=7", False) == "12"
+    assert each.answered(" 3 and 4\nare 7 ", True) == "3 and 4\nare 7"
+    assert each.judged(f"It is {each.answer}.").passed and not each.judged("no").passed
+
+
+def test_tasks_by_their_words(tmp_path):
+    path = tmp_path / "p.jsonl"
+    write(path, ["countdown:2"], 12, True, 4)
+    assert len(find("puzzles", None, None, 0).problems) == 500
+    assert [p.kind for p in find("add:2,chain", None, 4, 0).problems] == ["add", "chain"] * 2
+    for task in (find(str(path), None, None, 0), find("puzzles", path, None, 0)):
+        assert [p.kind for p in task.problems] == ["countdown"] * 12 and not task.runs
+    assert len(find(str(path), None, 5, 0).problems) == 5
+    fresh = [find("add:4", None, 20, seed).problems for seed in (0, 0, 1)]
+    assert fresh[0] == fresh[1] != fresh[2]
+    assert all(each.inner.test for each in fresh[0])
+    with pytest.raises(BadInput, match="draws its problems"):
+        find("add:4", path, None, 0)
+    with pytest.raises(BadInput, match="the size of add is between"):
+        find("add:99", None, None, 0)
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked", "block"])
+def test_the_command(kind, tmp_path, monkeypatch, capsys):
+    import redraft.loading
+
+    found, out = model(kind, tmp_path), tmp_path / "out.jsonl"
+    monkeypatch.setattr(redraft.loading, "open_pretrained", lambda path: found)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["redraft", "eval", "x", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    code, said, _ = run(
+        "--task", "add:2,chain:1", "--limit", "6", "--length", "4", "--json", "--out", str(out)
+    )
+    told = json.loads(said)
+    assert code == 0 and told["problems"] == told["attempts"] == 6 and told["ran"]
+    assert told["pass@1"] == told["right"] / 6 and told["low"] <= told["pass@1"] <= told["high"]
+    assert told["kinds"].keys() == {"add", "chain"}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["task_id"] for row in rows] == [
+        f"{kind}/{i}" for i, kind in enumerate(["add", "chain"] * 3)
+    ]
+    assert sum(row["passed"] for row in rows) == told["right"]
+    code, said, _ = run("--task", "add:2", "--limit", "3")
+    assert code == 0 and "pass@1 0." in said and "95 % interval [0.0" in said
+    code, _, err = run("--task", "add:2", "--execute")
+    assert code == 2 and "runs no code" in err
