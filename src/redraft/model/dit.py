@@ -37,6 +37,9 @@ class DitConfig:
     time_scale: float = 1000.0  # t is in (0, 1), the frequencies were chosen for steps
     init_std: float = 0.02
     classes: int = 0  # above 0 the network may be told a class; number `classes` is the null class
+    attention_bias: bool = False  # on q, k and v
+    qk_norm: bool = False  # RMSNorm of every head's q and k
+    gate: float = 0.0  # where every layer's gates begin; 0 is adaLN-zero
     steered: bool = True  # False: plain norms, no adaLN, and nothing to tell the time to
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ class Norm(nn.Module):
 
 
 PLAIN = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # shift, scale, gate, of attention and feed-forward
+GATES = (2, 5)  # which of them are gates
 
 
 def steering(
@@ -101,10 +105,25 @@ class Layer(nn.Module):
         super().__init__()
         width, size = config.width, config.width // config.n_heads
         self.attention_norm, self.mlp_norm = Norm(width), Norm(width)
-        self.attention = Attention(Heads(width, config.n_heads, config.n_heads, size))
+        heads = Heads(
+            width,
+            config.n_heads,
+            config.n_heads,
+            size,
+            bias=config.attention_bias,
+            qk_norm=config.qk_norm,
+        )
+        self.attention = Attention(heads)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
         self.steer = nn.Linear(config.cond_width, 6 * width) if config.steered else None
+
+    @torch.no_grad()
+    def open(self, gate: float) -> None:
+        """Let the gates begin at a value, whatever the time."""
+        if self.steer is not None:
+            for which in GATES:
+                self.steer.bias.chunk(len(PLAIN))[which].fill_(gate)
 
     def forward(
         self,
@@ -142,12 +161,14 @@ class Dit(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Normal weights; everything that steers, and the head, starts at zero (adaLN-zero)."""
+        """Normal weights; what steers, and the head, starts at zero (adaLN-zero), but gates."""
         for name, weight in self.named_parameters():
             if "steer" in name or "unembedding" in name or name.endswith("bias"):
                 weight.zero_()
             elif weight.ndim == 2:
                 weight.normal_(std=self.config.init_std)
+        for layer in self.layers:
+            layer.open(self.config.gate)
 
     def embed(self, x: Tokens) -> Features:
         """The input vectors of the tokens."""
@@ -215,4 +236,5 @@ EXAMPLES = (
     DitConfig(19, 32, 1, 2, 16, 8, timed=False),
     DitConfig(19, 32, 1, 2, 16, 8, classes=3),
     DitConfig(19, 32, 1, 2, 16, timed=False, steered=False),
+    DitConfig(19, 32, 2, 2, 16, 8, attention_bias=True, qk_norm=True, gate=1.0),
 )

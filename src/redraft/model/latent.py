@@ -31,6 +31,9 @@ class LatentConfig:
     time_scale: float = 1000.0
     init_std: float = 0.02
     frozen: bool = False  # whether training leaves the table as it is
+    attention_bias: bool = False
+    qk_norm: bool = False
+    gate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.out < 1:
@@ -48,6 +51,9 @@ class LatentConfig:
             self.max_len,
             self.cond_width,
             time_scale=self.time_scale,
+            attention_bias=self.attention_bias,
+            qk_norm=self.qk_norm,
+            gate=self.gate,
         )
 
     def build(self) -> "Latent":
@@ -76,13 +82,18 @@ class Latent(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Normal weights, a table of unit variance; what steers, and the head, starts at zero."""
+        """Normal weights, a table of unit variance; what steers, and the head, starts at zero.
+
+        But for the gates: those begin where the configuration has them.
+        """
         for name, weight in self.named_parameters():
             if "steer" in name or "leave" in name or name.endswith("bias"):
                 weight.zero_()
             elif weight.ndim == 2:
                 weight.normal_(std=1.0 if name.startswith("table") else self.config.init_std)
         self.enter.weight.normal_(std=self.config.size**-0.5)
+        for layer in self.layers:
+            layer.open(self.config.gate)
 
     def features(
         self, x: Features, t: Time | None, *, mask: Mask, at: Tokens | None = None

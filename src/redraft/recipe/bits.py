@@ -11,8 +11,7 @@ from redraft.process.codebook import Bits
 from redraft.process.gaussian import Gaussian
 from redraft.process.path import CosineVP
 from redraft.recipe.base import Run
-from redraft.recipe.parts import plan, tokens
-from redraft.train.optim import AdamW, Cosine
+from redraft.recipe.parts import SMALL_DIT, plan, quick, tokens
 
 
 def recipe(
@@ -28,8 +27,9 @@ def recipe(
     micro: int = 16,
     b: float = 1.0,
     feedback: bool = True,
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
@@ -53,6 +53,7 @@ def recipe(
             max(1, width // 64),
             length,
             learned=False,
+            **SMALL_DIT,
         ),
         objective=Regression(
             Gaussian(words.vocab_size, words.mask_id, book, CosineVP(), feedback=feedback)
@@ -62,8 +63,7 @@ def recipe(
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,

@@ -8,12 +8,10 @@ redraft generate runs/conditional --label 1 --guidance 2
 
 from redraft.condition import Words, spellings
 from redraft.data.source import Text
-from redraft.model.dit import DitConfig
 from redraft.objective.conditional import Conditional
 from redraft.objective.nelbo import NELBO, GeneralNELBO
 from redraft.recipe.base import Run
-from redraft.recipe.parts import noise, plan, tokens
-from redraft.train.optim import AdamW, Cosine
+from redraft.recipe.parts import noise, plan, quick, small_dit, tokens
 
 
 def recipe(
@@ -31,8 +29,9 @@ def recipe(
     rows: int = 64,
     micro: int = 64,
     timed: bool = True,
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
@@ -48,14 +47,8 @@ def recipe(
         name="conditional",
         data=data,
         length=length,
-        model=DitConfig(
-            vocabulary.vocab_size,
-            width,
-            depth,
-            max(1, width // 64),
-            max_len=length,
-            timed=timed,
-            classes=attribute.classes,
+        model=small_dit(
+            vocabulary.vocab_size, width, depth, length, timed=timed, classes=attribute.classes
         ),
         objective=Conditional(
             NELBO(noised) if noised.absorbing else GeneralNELBO(noised), attribute, drop
@@ -65,8 +58,7 @@ def recipe(
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,

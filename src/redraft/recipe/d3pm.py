@@ -13,7 +13,6 @@ from redraft.data.corpus import Corpus
 from redraft.data.neighbours import READ, frequencies, nearest, vectors
 from redraft.data.source import Text
 from redraft.errors import BadInput
-from redraft.model.dit import DitConfig
 from redraft.objective.variational import Variational
 from redraft.process.discrete import Discrete
 from redraft.process.graph import Neighbours, pack
@@ -23,9 +22,8 @@ from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Others
 from redraft.recipe.base import Run
-from redraft.recipe.parts import plan, tokens
+from redraft.recipe.parts import plan, quick, small_dit, tokens
 from redraft.schedule import CosineMDLM
-from redraft.train.optim import AdamW, Cosine
 
 
 def recipe(
@@ -45,8 +43,9 @@ def recipe(
     k: int | None = None,
     leap: float | None = None,
     positions: int | None = None,
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
@@ -67,15 +66,14 @@ def recipe(
         name="d3pm",
         data=data,
         length=length,
-        model=DitConfig(words.vocab_size, width, depth, max(1, width // 64), max_len=length),
+        model=small_dit(words.vocab_size, width, depth, length),
         objective=Variational(process, T, lam, positions),
         plan=plan(
             steps,
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,

@@ -23,8 +23,7 @@ from redraft.process.path import Straight
 from redraft.process.prediction import Tokens, Velocity
 from redraft.recipe.base import Run
 from redraft.recipe.earlier import Flow, Vectors, flow, vectors
-from redraft.recipe.parts import plan, tokens
-from redraft.train.optim import AdamW, Cosine
+from redraft.recipe.parts import SMALL_DIT, plan, quick, tokens
 
 
 def recipe(
@@ -45,8 +44,9 @@ def recipe(
     reflow: str | None = None,
     ode: int = 16,
     feedback: bool = True,
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
@@ -79,8 +79,7 @@ def recipe(
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,
@@ -140,6 +139,7 @@ def begun(
         length,
         learned=held,
         frozen=earlier is not None,
+        **SMALL_DIT,
     )
     book = Learned(size, normalised=True) if held else Random(V, size)
     answer = Velocity() if velocity else Tokens(evidence=True)

@@ -6,13 +6,11 @@ redraft generate runs/gidd --steps 128 --correct 64 # writes, then corrects what
 
 from redraft.data.source import Text
 from redraft.errors import BadInput
-from redraft.model.dit import DitConfig
 from redraft.objective.nelbo import GeneralNELBO
 from redraft.objective.weigh import Clipped, Dynamic, Whole
 from redraft.process.gidd import Gidd
 from redraft.recipe.base import Run
-from redraft.recipe.parts import plan, tokens
-from redraft.train.optim import AdamW, Cosine
+from redraft.recipe.parts import plan, quick, small_dit, tokens
 
 
 def recipe(
@@ -28,8 +26,9 @@ def recipe(
     micro: int = 16,
     p_uniform: float = 0.1,
     weights: str = "dynamic",
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
@@ -44,15 +43,14 @@ def recipe(
         name="gidd",
         data=data,
         length=length,
-        model=DitConfig(words.vocab_size, width, depth, max(1, width // 64), max_len=length),
+        model=small_dit(words.vocab_size, width, depth, length),
         objective=GeneralNELBO(process, weigh=chosen(weights)),
         plan=plan(
             steps,
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,

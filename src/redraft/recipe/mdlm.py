@@ -12,8 +12,7 @@ from redraft.data.source import Text
 from redraft.objective.nelbo import NELBO
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
-from redraft.recipe.parts import plan, small_llama, tokens
-from redraft.train.optim import WSD, Muon
+from redraft.recipe.parts import plan, quick, small_llama, tokens
 
 
 def recipe(
@@ -50,8 +49,7 @@ def recipe(
             seconds,
             rows=rows,
             micro=micro,
-            optim=Muon(lr, table_lr),
-            lr=WSD(warmup=30, decay=0.5),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,

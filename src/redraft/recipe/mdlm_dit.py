@@ -8,13 +8,11 @@ Two cores with AMX, Shakespeare, 180 s, compile=true: at most 2.811 bits per byt
 """
 
 from redraft.data.source import Text
-from redraft.model.dit import DitConfig
 from redraft.objective.nelbo import NELBO
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
-from redraft.recipe.parts import plan, tokens
+from redraft.recipe.parts import plan, quick, small_dit, tokens
 from redraft.schedule import LogLinear
-from redraft.train.optim import AdamW, Cosine
 
 
 def recipe(
@@ -29,32 +27,30 @@ def recipe(
     rows: int = 16,
     micro: int = 16,
     timed: bool = True,
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
     tensorboard: bool = False,
     seed: int = 0,
 ) -> Run:
-    """Masked diffusion (MDLM) with adaLN, the log-linear schedule, AdamW and averaged weights."""
+    """Masked diffusion (MDLM) with adaLN and the log-linear schedule."""
     data = Text(text, tokens(tokenizer, vocab))
     words = data.corpus().tokenizer
     return Run(
         name="mdlm_dit",
         data=data,
         length=length,
-        model=DitConfig(
-            words.vocab_size, width, depth, max(1, width // 64), max_len=length, timed=timed
-        ),
+        model=small_dit(words.vocab_size, width, depth, length, timed=timed),
         objective=NELBO(Mixing(words.vocab_size, words.mask_id, schedule=LogLinear())),
         plan=plan(
             steps,
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,

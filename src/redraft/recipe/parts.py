@@ -8,10 +8,12 @@ from torch import Tensor
 from redraft.data.corpus import Corpus
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Existing
 from redraft.errors import BadInput
+from redraft.model.dit import DitConfig
 from redraft.model.llama import LlamaConfig
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Others
 from redraft.train.loop import Plan
+from redraft.train.optim import WSD, Muon
 
 
 def tokens(kind: str, vocab: int) -> Bytes | Chars | Bpe | Existing:
@@ -63,6 +65,23 @@ def small_llama(vocab: int, width: int, depth: int, length: int) -> LlamaConfig:
         attention_bias=True,
         qk_norm=True,
     )
+
+
+SMALL_DIT = {"rope_theta": 500.0, "attention_bias": True, "qk_norm": True, "gate": 1.0}
+
+
+def small_dit(vocab: int, width: int, depth: int, length: int, **told) -> DitConfig:
+    """A DiT with what made small ones learn faster here: docs/log.md has the numbers.
+
+    What `small_llama` has, and gates that begin open: with adaLN-zero's, the layers are silent
+    at first, and the first minutes are spent on how often each token occurs.
+    """
+    return DitConfig(vocab, width, depth, max(1, width // 64), length, **SMALL_DIT, **told)
+
+
+def quick(lr: float, table_lr: float) -> dict:
+    """How small networks are trained from scratch: Muon, and a long decay at the end."""
+    return {"optim": Muon(lr, table_lr), "lr": WSD(warmup=30, decay=0.5)}
 
 
 def plan(steps: int | None, seconds: float, **rest) -> Plan:

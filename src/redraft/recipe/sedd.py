@@ -7,14 +7,12 @@ redraft generate runs/sedd --order tweedie --steps 128
 
 from redraft.data.source import Text
 from redraft.errors import BadInput
-from redraft.model.dit import DitConfig
 from redraft.objective.nelbo import GeneralNELBO
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Score
 from redraft.recipe.base import Run
-from redraft.recipe.parts import plan, tokens
+from redraft.recipe.parts import plan, quick, small_dit, tokens
 from redraft.schedule import Geometric, LogLinear
-from redraft.train.optim import AdamW, Cosine
 
 
 def recipe(
@@ -29,8 +27,9 @@ def recipe(
     rows: int = 16,
     micro: int = 16,
     graph: str = "absorb",
-    lr: float = 1e-3,
-    ema: float | None = 0.999,
+    lr: float = 0.01,
+    table_lr: float = 0.004,
+    ema: float | None = None,
     precision: str = "auto",
     recompute: bool = False,
     compile: bool = False,
@@ -45,15 +44,14 @@ def recipe(
         name="sedd",
         data=data,
         length=length,
-        model=DitConfig(words.vocab_size, width, depth, max(1, width // 64), max_len=length),
+        model=small_dit(words.vocab_size, width, depth, length),
         objective=GeneralNELBO(process),
         plan=plan(
             steps,
             seconds,
             rows=rows,
             micro=micro,
-            optim=AdamW(lr, beta2=0.98, weight_decay=0.0),
-            lr=Cosine(warmup=100, floor=0.1),
+            **quick(lr, table_lr),
             ema=ema,
             precision=precision,
             recompute=recompute,
