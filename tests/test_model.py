@@ -282,3 +282,14 @@ def test_one_time_a_position_steers_that_position():
 def test_sizes_that_do_not_divide_are_refused(build):
     with pytest.raises(BadInput, match=r"width|heads"):
         build()
+
+
+def test_layers_of_a_dit_are_silent_until_their_gates_open():
+    shape = replace(DitConfig(19, 32, 2, 2, 16, 8, timed=False), init_std=0.5)
+    x = torch.tensor([[1, 2, 3, 4]])
+    other = torch.tensor([[1, 2, 3, 5]])
+    for gate in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = replace(shape, gate=gate).build()
+        one, two = (model.features(each, mask=Full())[:, 0] for each in (x, other))
+        assert torch.equal(one, two) == (gate == 0)

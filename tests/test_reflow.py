@@ -166,7 +166,7 @@ def test_a_run_of_reflow_begins_from_its_flow_and_resumes_exactly(name, home, mo
     list(start(run, parts, again=True))
     one, two = (load_file(x / "step-00000003" / "model.safetensors") for x in (whole, parts))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    first = load_file(open_pretrained(name).path / "ema.safetensors")
+    first = load_file(open_pretrained(name).path / "model.safetensors")
     assert all((one[key] - first[key]).abs().max() < 0.01 for key in one)
     model = open_pretrained(whole)
     assert type(model.trained).__name__ == type(open_pretrained(name).trained).__name__

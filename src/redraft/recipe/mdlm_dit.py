@@ -3,8 +3,7 @@
 redraft train mdlm_dit                  # Shakespeare, three minutes
 redraft train mdlm_dit timed=False      # MDLM's default: adaLN is kept, its input is zero
 
-Two cores with AMX, Shakespeare, 180 s, compile=true: at most 2.811 bits per byte, 95 % interval
-2.771 to 2.851 (`redraft report`). Nothing was tuned here.
+The network's gates begin open, or it learns little in its first minutes: docs/log.md.
 """
 
 from redraft.data.source import Text
