@@ -117,6 +117,7 @@ def test_correction_mends_what_the_network_would_write_otherwise_and_stops():
 
     for after in generate(predict, canvas, sampler, Rng.seeds(0, 1)):
         seen.append((after.tokens == 2).sum(-1).tolist())
+        assert not after.noisy.any()  # what stands is text while it is mended
     assert [count[0] for count in seen] == [0, 2, 4, 5, 5]
     assert after.tokens[:, 0].tolist() == [0, 0]  # what was given stays
     assert told[0] == [0.5, 0.5] and told[1] == [0.01, 0.01]

@@ -57,9 +57,19 @@ def test_first_canvas_may_already_hold_decisions():
 
 def test_rewritten_and_reopened_tokens_are_news():
     frames = shown(canvas("ab", ".x"), canvas("cb", ".."), canvas("cb", "x."), canvas("cb", ".."))
-    assert runs(frames[1]) == [("cb", "new")]
-    assert runs(frames[2]) == [("▒", "masked"), ("b", "old")]
+    assert runs(frames[1]) == [("c", "edited"), ("b", "new")]
+    assert runs(frames[2]) == [("░", "reopened"), ("b", "old")]
     assert runs(frames[3]) == [("c", "new"), ("b", "old")]
+    assert [frame.decided for frame in frames] == [0.5, 1, 0.5, 1]
+
+
+def test_a_reopened_token_is_news_once():
+    still = shown(canvas("abc", "..x"), canvas("abc", "x.x"), canvas("abc", "x.x"))
+    assert runs(still[1]) == [("░", "reopened"), ("b", "old"), ("▒", "masked")]
+    assert runs(still[2]) == [("▒", "masked"), ("b", "old"), ("▒", "masked")]
+    beside = shown(canvas("abc", "..x"), canvas("abc", ".xx"))
+    assert runs(beside[1]) == [("a", "old"), ("░", "reopened"), ("▒", "masked")]
+    assert shown(canvas("a$b", "..."), canvas("a$b", ".x."))[1].text == "a░b"  # no end any more
 
 
 def test_steps_add_up_over_windows():
@@ -187,6 +197,9 @@ def test_settled_runs():
     assert view.settle((*pieces, Piece("▒", "masked"))) == ["oab", "m3"]
     assert view.settle((Piece("a", "old"), Piece("b", "new"))) == ["oa", "nb"]
     assert view.settle((Piece("a", "old"), Piece("b", "new")), one_step_on=True) == ["oab"]
+    taken_back = (Piece("▒", "masked"), Piece("░", "reopened"), Piece("c", "edited"))
+    assert view.settle(taken_back) == ["m1", "r1", "ec"]
+    assert view.settle(taken_back, one_step_on=True) == ["m2", "oc"]
 
 
 def test_edits_lead_from_one_frame_to_the_next():

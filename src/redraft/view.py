@@ -18,13 +18,22 @@ from rich.text import Text
 
 from redraft.types import Canvas
 
-State = Literal["given", "masked", "new", "old"]
-CELL = "▒"  # one undecided token
-NEWNESS: tuple[State, ...] = ("given", "old", "new")
+State = Literal["given", "masked", "reopened", "new", "edited", "old"]
+CELLS = {"masked": "▒", "reopened": "░"}  # one undecided token; and one that was decided before
+NEWNESS: tuple[State, ...] = ("given", "old", "new", "edited")
 REACH = 16  # runs looked at to find where two frames agree again
 NEAR = [(drop, skip - drop) for skip in range(1, REACH) for drop in range(skip + 1)]
+# One step on, if nothing happens, what was decided now was decided earlier.
+LATER = {"new": "o", "edited": "o", "reopened": "m"}
 # Every state differs from the others without colour too: a glyph, bold or italics.
-STYLE = {"given": "italic cyan", "masked": "dim", "new": "bold bright_green", "old": ""}
+STYLE = {
+    "given": "italic cyan",
+    "masked": "dim",
+    "reopened": "bold red",
+    "new": "bold bright_green",
+    "edited": "bold underline yellow",
+    "old": "",
+}
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
 
 
@@ -41,7 +50,10 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text with one state: the user's, undecided, decided at this step, or earlier."""
+    """A run of text with one state: the user's, undecided, decided at this step, or earlier.
+
+    Of what a sampler takes back: reopened at this step, or another token written over it.
+    """
 
     text: str
     state: State
@@ -93,7 +105,8 @@ def frames(
         step += now.step - (before.step if before and before.window == now.window else 0)
         marks = states(now, before, given)
         free = given.count(False)
-        decided = 1 - marks.count("masked") / free if free else 1.0
+        left = sum(mark in CELLS for mark in marks)
+        decided = 1 - left / free if free else 1.0
         yield Frame(pieces(now.tokens, marks, tokenizer), step, total, decided)
         before = now
 
@@ -103,20 +116,26 @@ def states(now: Row, before: Row | None, given: Sequence[bool]) -> list[State]:
     # Before the first canvas everything was undecided.
     earlier = zip(before.noisy, before.tokens, strict=True) if before else repeat((True, 0))
     rows = zip(given, now.noisy, now.tokens, earlier, strict=False)
-    return [
-        "given" if own else "masked" if noisy else "old" if past == (False, token) else "new"
-        for own, noisy, token, past in rows
-    ]
+    return ["given" if own else state(noisy, token, *past) for own, noisy, token, past in rows]
+
+
+def state(noisy: bool, token: int, was_noisy: bool, was: int) -> State:
+    """Of one token that is not the user's."""
+    if noisy:
+        return "masked" if was_noisy else "reopened"
+    if was_noisy:
+        return "new"
+    return "old" if token == was else "edited"
 
 
 def pieces(tokens: Sequence[int], marks: Sequence[State], tokenizer: Decoder) -> tuple[Piece, ...]:
     """The row as text: masked tokens as cells, decided runs decoded together."""
     out = []
     end = length(tokens, marks, tokenizer.eos_id)
-    for masked, group in groupby(range(end), key=lambda i: marks[i] == "masked"):
-        run = [i for i in group if masked or tokens[i] != tokenizer.eos_id]
-        if masked:
-            out.append(Piece(CELL * len(run), "masked"))
+    for cell, group in groupby(range(end), key=lambda i: CELLS.get(marks[i])):
+        run = [i for i in group if cell or tokens[i] != tokenizer.eos_id]
+        if cell:
+            out.append(Piece(cell * len(run), marks[run[0]]))
         else:
             out += decode([tokens[i] for i in run], [marks[i] for i in run], tokenizer)
     return tuple(out)
@@ -126,7 +145,7 @@ def length(tokens: Sequence[int], marks: Sequence[State], eos_id: int) -> int:
     """Tokens before the end of the text: a decided end token behind all that was given."""
     # What the user gave may hold document separators, and text behind a gap is never dropped.
     start = max((i + 1 for i, mark in enumerate(marks) if mark == "given"), default=0)
-    ends = (i for i in range(start, len(tokens)) if tokens[i] == eos_id and marks[i] != "masked")
+    ends = (i for i in range(start, len(tokens)) if tokens[i] == eos_id and marks[i] not in CELLS)
     return next(ends, len(tokens))
 
 
@@ -155,13 +174,12 @@ def settle(pieces: tuple[Piece, ...], one_step_on: bool = False) -> list[str]:
     """Neighbours of one state joined: the state's first letter, then the text or its length."""
     runs = []
     for piece in pieces:
-        # One step on, if nothing happens, what was decided now was decided earlier.
-        letter = "o" if one_step_on and piece.state == "new" else piece.state[0]
+        letter = LATER.get(piece.state, piece.state[0]) if one_step_on else piece.state[0]
         if runs and runs[-1][0] == letter:
             runs[-1] += piece.text
         elif piece.text:
             runs.append(letter + piece.text)
-    return [f"m{len(run) - 1}" if run[0] == "m" else run for run in runs]
+    return [f"{run[0]}{len(run) - 1}" if run[0] in "mr" else run for run in runs]
 
 
 def edits(before: list[str], after: list[str]) -> list[tuple[int, int, list[str]]]:

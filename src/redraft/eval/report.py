@@ -12,7 +12,7 @@ from pathlib import Path
 
 from redraft import __version__
 from redraft.files import write_text
-from redraft.view import CELL, Frame, Piece, edits, settle, visible
+from redraft.view import CELLS, Frame, Piece, edits, settle, visible
 
 Number = int | float
 Pairs = tuple[tuple[str, object], ...]
@@ -181,7 +181,7 @@ def folded(title: str, rows: str, head: str = "") -> str:
 
 
 LEGEND = f"""\
-<span class="given">given</span> <span class="masked">{CELL} undecided</span>
+<span class="given">given</span> <span class="masked">{CELLS["masked"]} undecided</span>
 <span class="new">decided at this step</span> <span class="old">decided earlier</span>"""
 
 

@@ -33,6 +33,7 @@ class Corrected:
     k: int = 1
     temperature: float = 0.1
     t0: float = 0.01
+    reopens = True
 
     def __post_init__(self) -> None:
         if self.process.absorbing:
@@ -55,17 +56,15 @@ class Corrected:
         wrote = self.inner.step(replace(canvas, memo={}), logp, rng)
         begun = (made < 0) & ~wrote.open.any(-1) & canvas.open.any(-1)
         mended, same = self.mended(canvas, logp, rng.fold(canvas.step).fold("correct"))
-        mending = (made >= 0)[:, None]
-        over = (same | (made + 1 >= self.rounds))[:, None]
-        open_still = torch.where(mending, canvas.noisy & ~(canvas.window & over), wrote.noisy)
-        noisy = torch.where(begun[:, None], canvas.noisy, open_still)
+        mending = (made >= 0) & canvas.going
+        again = begun | (mending & ~same & (made + 1 < self.rounds))
         count = torch.where(begun, 0.0, torch.where(made >= 0, made + 1, -1.0))
+        memo = {"corrections": count[:, None], "again": again[:, None].double()}
         return replace(
-            canvas,
-            tokens=torch.where(mending, mended, wrote.tokens),
-            noisy=noisy,
+            wrote,
+            tokens=torch.where(mending[:, None], mended, wrote.tokens),
             step=canvas.step + 1,
-            memo=canvas.memo | {"corrections": count[:, None]},
+            memo=canvas.memo | memo,
         )
 
     def mended(self, canvas: Canvas, logp: Logits, rng: Rng):
@@ -76,9 +75,9 @@ class Corrected:
             tempered = logp.double() / self.temperature
             other = categorical(tempered, rng.fold("token").uniform(canvas.tokens))
         surest = logp.gather(-1, other[..., None]).squeeze(-1).double()
-        differs = (other != canvas.tokens) & canvas.open
-        score = surest.masked_fill(~differs, -torch.inf)
-        chosen = top(score, canvas, torch.full_like(canvas.step, self.k)) & differs
+        differs = (other != canvas.tokens) & canvas.window
+        free = replace(canvas, noisy=differs)
+        chosen = top(surest, free, torch.full_like(canvas.step, self.k))
         return torch.where(chosen, other, canvas.tokens), ~differs.any(-1)
 
 
