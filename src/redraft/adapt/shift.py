@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from redraft.cache.slots import Slots
 from redraft.mask import Mask
 from redraft.model.llama import LlamaConfig
 from redraft.types import Features, Logits, Time, Tokens
@@ -106,6 +107,8 @@ class Shifted(nn.Module):
         kv = more.get("kv")
         before, last = (0, None) if kv is None else (kv.length, kv.last)
         h = self.model.features(x, t, mask=mask, **more)
+        if isinstance(kv, Slots):
+            return kv.earlier(h)
         if kv is not None:
             kv.keep(h)
         return later(h, mask, before, last)

@@ -26,7 +26,8 @@ class Front:
     Without `cached`, and for networks that cannot, everything is computed anew each time: slower,
     the same to rounding. When the blocks have filled the context, the newer half of it is encoded
     again from position 0, and what is older is forgotten. `causal`: finished text sees only what
-    stands before it.
+    stands before it. `leads`: the last finished token says the next block's first, before that
+    block is looked at; for networks whose rows speak of the next token (Fast-dLLM v2, NBDiff).
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Front:
         cached: bool = True,
         ratios: bool = False,
         causal: bool = False,
+        leads: bool = False,
     ):
         self.model, self.size, self.context = model, size, context
         self.finished = BlockCausal(1 if causal else size)
         self.cached = cached and getattr(model, "stores", False)
+        self.leads = leads and self.cached
         self.process, self.timed = process, getattr(model, "timed", True)
         self.read = process.log_ratios if ratios else process.log_x0
         self.timeless = not ratios and process.reading.timeless and not self.timed
@@ -69,6 +72,21 @@ class Front:
             t = self.process.schedule.time(1 - canvas.noisy.sum(-1, keepdim=True).double() / real)
         h = self.features(canvas.tokens, canvas.doc, t, canvas.memo["row"].long())
         return self.read(self.model.head(h).float(), canvas.tokens, t)
+
+    @torch.no_grad()
+    def led(self, block: Canvas, sampler: Any, rng: Rng) -> Canvas:
+        """The block with its first token written, where it is open, if the front leads."""
+        h = self.store.last if self.leads else None
+        if h is None or not block.open[:, 0].any():
+            return block
+        rows = block.memo["row"].long()
+        logp = self.read(self.model.head(h[rows]).float(), block.tokens[:, :1], None)
+        first = torch.zeros_like(block.open)
+        first[:, 0] = block.open[:, 0]
+        token = sampler.draw(logp, rng.fold("lead"))
+        return replace(
+            block, tokens=torch.where(first, token, block.tokens), noisy=block.noisy & ~first
+        )
 
     def features(self, x: Tokens, doc: Tokens, t: Time, rows: Tensor) -> Features:
         """Of the tokens x that follow the past of some rows."""
@@ -131,6 +149,10 @@ def generate_blocks(
         columns = slice(at, at + size)
         base, block = canvas.step, opened(canvas, alive, columns)
         noise = Rng(rng.key[alive]).fold("block").fold(at // size)
+        if getattr(front, "leads", False):
+            block = front.led(block, sampler, noise)
+            canvas = stitched(canvas, block, alive, columns, base)
+            yield canvas
         for part in generate(front.predict(), block, sampler, noise):
             canvas = stitched(canvas, part, alive, columns, base)
             if end is not None and not part.going.any():

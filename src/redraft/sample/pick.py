@@ -292,6 +292,34 @@ class Near:
         return ((score >= -self.limit) & canvas.open) | best(score, canvas)
 
 
+@dataclass(frozen=True)
+class FirstAlone:
+    """The first position alone at the first step, then another pick (Fast-dLLM for Dream)."""
+
+    pick: Pick
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        first = torch.zeros_like(canvas.open)
+        first[:, 0] = canvas.open[:, 0]
+        alone = (canvas.step == 0)[:, None] & first.any(-1, keepdim=True)
+        return torch.where(alone, first, self.pick(score, canvas))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Another pick in the leftmost part of `size` that is not yet full (Fast-dLLM v2, NBDiff)."""
+
+    pick: Pick
+    size: int = 8
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        at = torch.arange(score.shape[1], device=score.device) // self.size
+        now = canvas.open.int().argmax(-1, keepdim=True) // self.size
+        return self.pick(score, replace(canvas, window=canvas.window & (at == now)))
+
+
 EXAMPLES = (
     Shares(12, 5, 0.5),
     Scheduled(4),
@@ -302,4 +330,6 @@ EXAMPLES = (
     Stable(0.5, 0.5),
     Levels(0.9, 0.5),
     Near(),
+    FirstAlone(Threshold(0.9)),
+    Parts(Threshold(0.9), 4),
 )

@@ -27,9 +27,11 @@ from redraft.sample.pick import (
     EntropyBound,
     Factor,
     Falling,
+    FirstAlone,
     Levels,
     Looking,
     Near,
+    Parts,
     Pick,
     Scheduled,
     Shares,
@@ -131,4 +133,6 @@ EXAMPLES = (
     Unmask(neg_entropy, EntropyBound(0.5), Draw(1.0)),
     Unmask(confidence, Stable(0.3, 0.1, 1), Draw(1.0), (Credit(),)),
     Unmask(confidence, Levels(0.9, 0.3), Draw(1.0), (Stutter(),)),
+    Unmask(confidence, FirstAlone(Threshold(0.4)), Draw(1.0)),
+    Unmask(confidence, Parts(Threshold(0.4, strict=True), 5), Draw(1.0)),
 )
