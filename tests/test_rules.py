@@ -21,12 +21,15 @@ from redraft.sample.order import (
 )
 from redraft.sample.pick import (
     Chance,
+    Due,
     EntropyBound,
     Factor,
     Falling,
+    FirstAlone,
     Levels,
     Looking,
     Near,
+    Parts,
     Scheduled,
     Shares,
     Stable,
@@ -65,6 +68,9 @@ EAGER = [  # these commit at least one position of every open row
     Stable(0.3, 1.0, 1),
     Levels(0.9, 0.3),
     Near(),
+    Due(3, 0.6),
+    FirstAlone(TopK(2)),
+    Parts(Threshold(0.6), 2),
 ]
 ALL = [*EAGER, Falling(3), Chance(3)]
 eager = pytest.mark.parametrize("pick", EAGER, ids=str)
@@ -153,7 +159,7 @@ def test_a_pick_commits_at_least_one_however_low_the_scores(pick):
     "pick",
     [
         *(Steps(L), TopK(1), Threshold(2.0), Shares(L, L), Factor(0.0), EntropyBound(0.0)),
-        *(Stable(2.0), Levels(2.0, 2.0), Scheduled(L), Falling(L, 0.0)),
+        *(Stable(2.0), Levels(2.0, 2.0), Scheduled(L), Falling(L, 0.0), Due(L, 2.0)),
     ],
     ids=str,
 )
@@ -284,6 +290,30 @@ def test_shares_are_those_of_the_whole_window_or_all_that_is_sure():
     score = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
     assert Shares(4, 2, 0.6)(score, empty(4)).sum() == 3
     assert Shares(4, 2, 0.85)(score, empty(4))[0].tolist() == [True, True, False, False]
+
+
+def test_what_is_due_is_written_if_it_is_sure():
+    score, canvas = torch.tensor([[0.9, 0.8, 0.7, 0.1]]), empty(4)
+    assert Due(2, 0.75)(score, canvas)[0].tolist() == [True, True, False, False]
+    assert Due(2, 0.85)(score, canvas)[0].tolist() == [True, False, False, False]
+    assert Due(4, 0.1)(score, canvas).sum() == 1
+    late = replace(canvas, step=canvas.step + 1)  # none was written at the first step
+    assert Due(4, 0.1)(score, late).sum() == 2 and Due(1, 0.1)(score, late).sum() == 4
+
+
+def test_the_first_goes_alone_at_the_first_step():
+    score, canvas = torch.full((1, 4), 0.9), empty(4)
+    assert FirstAlone(Threshold(0.5))(score, canvas)[0].tolist() == [True, False, False, False]
+    assert FirstAlone(Threshold(0.5))(score, replace(canvas, step=canvas.step + 1)).all()
+    given = blank([[4, None, None]], MASK, PAD)
+    assert FirstAlone(Threshold(0.5))(score[:, :3], given).sum() == 2
+
+
+def test_parts_are_filled_from_the_left():
+    canvas = blank([[4, 4, None, None, None, None, None]], MASK, PAD)
+    score = torch.tensor([[0.0, 0.0, 0.9, 0.1, 0.95, 0.9, 0.9]])
+    assert Parts(Threshold(0.8), 3)(score, canvas)[0].nonzero()[:, 0].tolist() == [2]
+    assert Parts(TopK(9), 4)(score, canvas)[0].nonzero()[:, 0].tolist() == [2, 3]
 
 
 def test_stable_waits_until_a_belief_is_calm():

@@ -1,12 +1,14 @@
 """Dream's `diffusion_generate`, Fast-dLLM v1 on Dream, and DiffuLLaMA's sampler."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from redraft.adapt.shift import Shifted
 from redraft.cache.policy import Dual, Never, Prefix
 from redraft.sample.order import Filtered, confidence, margin, neg_entropy, random
-from redraft.sample.pick import Chance, Falling, FirstAlone, Threshold
+from redraft.sample.pick import Chance, Due, Falling, FirstAlone, Threshold
 from redraft.sample.unmask import Draw, Unmask
 from redraft.sample.window import Windows, front, generate_windows
 from redraft.types import Canvas, Rng
@@ -58,10 +60,15 @@ def padded(found, canvas: Canvas, sampler, new: int, n: int) -> dict:
     asked = front(Shifted(found.model), Believed(found.mask_id), Windows(sampler, new))
     seen = list(generate_windows(asked, canvas, sampler, rng, new))
     seen += [seen[-1]] * (n - len(seen))
-    before = [canvas, *seen]
-    idle = sum(torch.equal(a.tokens, b.tokens) for a, b in zip(before, seen[:-1], strict=False))
+    idle = unasked([canvas, *seen[:-1]])
     history = torch.stack([each.tokens for each in seen])
     return {"history": history, "tokens": history[-1], "nfe": torch.tensor(asked.calls + idle)}
+
+
+def unasked(inputs: list[Canvas]) -> int:
+    """Steps for which redraft asks nothing: nothing changed before them, or nothing is open."""
+    same = (torch.equal(a.tokens, b.tokens) for a, b in pairwise(inputs))
+    return sum(again or not now.open.any() for again, now in zip(same, inputs[1:], strict=True))
 
 
 def joined(uniforms: Tensor):
@@ -86,7 +93,8 @@ def fast(case: Case) -> dict:
     blocks = settings["function"] == "block"
     size = int(settings.get("block_length") or new) if blocks else new
     eps, sure = float(settings.get("eps", 1e-3)), alg == "confidence_threshold"
-    pick = Threshold(float(settings.get("threshold", 0.9)))
+    tau = float(settings.get("threshold", 0.9))
+    pick = Threshold(tau) if blocks else Due(n, tau)
     pick = pick if sure else Falling(n // (new // size), eps)
     score = neg_entropy if blocks and not sure else ORDERS.get(alg, confidence)
     policy = Never()
@@ -99,8 +107,7 @@ def fast(case: Case) -> dict:
     asked = front(Shifted(found.model), Believed(found.mask_id), Windows(sampler, size, policy))
     rng = Rng.seeds(*range(len(canvas.step)))
     seen = list(generate_windows(asked, canvas, sampler, rng, size))
-    before = [canvas, *seen]
-    idle = sum(torch.equal(a.tokens, b.tokens) for a, b in zip(before, seen, strict=False))
+    idle = unasked([canvas, *seen[:-1]])
     idle += steps_of(canvas, seen, size).count(1) if blocks else 0
     return {"tokens": seen[-1].tokens, "nfe": torch.tensor(asked.calls + idle)}
 

@@ -51,6 +51,8 @@ def dllm(case: Case) -> dict:
     keep = tuple(settings.get("cfg_keep_tokens") or ())
     asked = told if gamma == 1 else PromptedBlocks(told, untold, gamma, keep)
     rng, P = Rng.seeds(*range(len(canvas.step))), canvas.tokens.shape[1] - new
+    if (case["tokens"][:, P : P + size * (blocks - 1)] == PAD).any():
+        raise NotOffered("a fault of the reference: it takes a written token for padding")
     calls, seen = calls_of(found.model), [canvas]
     for now in generate_blocks(asked, canvas, sampler, rng):
         seen.append(now)
@@ -113,7 +115,7 @@ def llada2(case: Case) -> dict:
     sampler = Unmask(confidence, Shares(size, n, float(settings["threshold"])), Draw(0.0))
     asked = Front(found.model, Believed(mask_id), size, CONTEXT, cached=False)
     calls, last = calls_of(found.model), canvas
-    for last in generate_blocks(asked, canvas, sampler, Rng.seeds(0)):
+    for last in generate_blocks(asked, canvas, sampler, Rng.seeds(0), eos):
         if settings.get("eos_early_stop") and stopped(last.tokens[0, P:], eos, mask_id):
             break
     answer = last.tokens[:, P : P + new]

@@ -293,6 +293,26 @@ class Near:
 
 
 @dataclass(frozen=True)
+class Due:
+    """Commit all scored at least tau among as many of the best as are due by now; the best always.
+
+    floor(window (step + 1) / n) are due after a step (Fast-dLLM for Dream without a cache). So it
+    is never faster than n steps, and slower where few are sure.
+    """
+
+    n: int
+    tau: float = 0.9
+
+    def __call__(self, score: Scores, canvas: Canvas) -> Where:
+        """The positions to commit now."""
+        total = canvas.window.sum(-1)
+        due = (canvas.step + 1).clamp(max=self.n) * total // self.n
+        due = due - (total - canvas.open.sum(-1))
+        sure = (score >= self.tau) & top(score, canvas, due)
+        return sure | (best(score, canvas) & (due > 0)[:, None])
+
+
+@dataclass(frozen=True)
 class FirstAlone:
     """The first position alone at the first step, then another pick (Fast-dLLM for Dream)."""
 
@@ -330,6 +350,7 @@ EXAMPLES = (
     Stable(0.5, 0.5),
     Levels(0.9, 0.5),
     Near(),
+    Due(4),
     FirstAlone(Threshold(0.9)),
     Parts(Threshold(0.9), 4),
 )

@@ -24,6 +24,7 @@ from redraft.sample.order import (
 )
 from redraft.sample.pick import (
     Chance,
+    Due,
     EntropyBound,
     Factor,
     Falling,
@@ -133,6 +134,7 @@ EXAMPLES = (
     Unmask(neg_entropy, EntropyBound(0.5), Draw(1.0)),
     Unmask(confidence, Stable(0.3, 0.1, 1), Draw(1.0), (Credit(),)),
     Unmask(confidence, Levels(0.9, 0.3), Draw(1.0), (Stutter(),)),
+    Unmask(confidence, Due(12, 0.3), Draw(1.0)),
     Unmask(confidence, FirstAlone(Threshold(0.4)), Draw(1.0)),
     Unmask(confidence, Parts(Threshold(0.4, strict=True), 5), Draw(1.0)),
 )
