@@ -91,7 +91,7 @@ def test_every_sampler_counts_its_steps_and_ends_in_time(sampler, canvas):
     canvas = begun(sampler, canvas)
     seen = list(generate(world, canvas, sampler, rng()))
     assert [each.step.unique().tolist() for each in seen] == [[i + 1] for i in range(len(seen))]
-    assert len(seen) <= max(L, getattr(sampler, "n", 0))
+    assert len(seen) <= max(L, getattr(sampler, "n", 0)) + getattr(sampler, "rounds", 0)
 
 
 @every
@@ -137,7 +137,7 @@ def test_every_pick_makes_progress_in_every_open_row(pick, score, canvas):
 @every
 def test_ancestral_and_steps_take_no_more_steps_than_they_were_given(sampler, canvas):
     canvas = begun(sampler, canvas)
-    n = getattr(getattr(sampler, "pick", sampler), "n", L)
+    n = getattr(getattr(sampler, "pick", sampler), "n", L) + getattr(sampler, "rounds", 0)
     assert len(list(generate(world, canvas, sampler, rng()))) <= n
     if isinstance(getattr(sampler, "pick", None), Steps):
         assert len(list(generate(world, canvas, sampler, rng()))) == n

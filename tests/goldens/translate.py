@@ -31,6 +31,7 @@ BY_PROJECT = {
     ("samplers", "louaaron/Score-Entropy"): ("sedd", "sampler"),
     ("samplers", "dvruette/gidd"): ("ancestral", "hybrid"),
     ("samplers", "kuleshov-group/remdm"): ("remask", "sampler"),
+    ("samplers", "ZHZisZZ/dllm modeling_llada21_moe"): ("edit", "generate"),
 }
 
 
