@@ -43,6 +43,7 @@ MAY_IMPORT = {
         "types errors describe mask weights process adapt objective data foreign names pretrained"
     ),
     "guided": "types errors mask condition process objective sample pretrained loading",
+    "structure": "errors files data sample",
     "choose": "errors process objective sample",
     "attempt": "data sample eval pretrained",
     "dialogue": "types errors data pretrained loading",
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "convert": "errors files describe weights model adapt foreign pretrained loading",
     "commands": (
         f"{RUNS} view puzzle choose guided pretrained loading recipe progress reporting "
-        "magpie attempt dialogue doctor convert"
+        "magpie attempt dialogue doctor convert structure"
     ),
     "cli": (
         f"{RUNS} view choose guided pretrained loading recipe progress reporting demo lab commands"

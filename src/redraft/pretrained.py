@@ -23,6 +23,7 @@ from redraft.process.gaussian import Gaussian
 from redraft.sample import solver
 from redraft.sample.ancestral import evenly
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.constrain import Constrained
 from redraft.sample.dual import DualFront
 from redraft.sample.lossless import Lossless, write
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
@@ -210,6 +211,8 @@ class Pretrained:
         blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)
         canvas = self.process.start(blanks, rng)
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
+        if isinstance(sampler, Constrained):
+            sampler.checked(canvas)
         yield canvas
         if isinstance(sampler, Lossless):
             if not self.dual:
@@ -227,6 +230,7 @@ class Pretrained:
     ) -> Iterator[Canvas]:
         """The same behind the first token of the prompt, in the place of a mark."""
         moved = cast(NextToken | L2D, self.model).behind(first).eval()
+        sampler = sampler.later() if isinstance(sampler, Constrained) else sampler
         marked = replace(self, model=moved, length=self.length - 1, begins=True)
         for canvas in marked.run([row[1:] for row in rows], sampler, seed):
             yield canvas.led(first)

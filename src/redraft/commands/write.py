@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from redraft.choose import Kind, Order, options, sampler_of, solver_of
+from redraft.errors import BadInput
 
 RUNS = Path("runs")
 Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
@@ -52,6 +53,12 @@ ChurnOption = Annotated[
     str | None,
     typer.Option("--churn", help="noise put back between steps: AMOUNT, or AMOUNT,LOW,HIGH,NOISE"),
 ]
+Regex = Annotated[str | None, typer.Option(help="write a match of this, from end to end")]
+SchemaOption = Annotated[Path | None, typer.Option("--schema", help="write JSON of this schema")]
+Grammar = Annotated[Path | None, typer.Option(help="write a text of this grammar, in Lark's form")]
+Whole = Annotated[
+    bool, typer.Option("--whole", help="hold all of the text to it, not each gap by itself")
+]
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
@@ -79,6 +86,9 @@ def generate(
     solver: SolverOption = None,
     clamp: Clamp = None,
     churn: ChurnOption = None,
+    regex: Regex = None,
+    schema: SchemaOption = None,
+    grammar: Grammar = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -91,11 +101,15 @@ def generate(
         checkpoint = newest(RUNS)
         print(f"by {checkpoint}", file=sys.stderr)
     model = towards(checkpoint, label, guidance, classifier)
-    tokens = length or max(1, model.room(len(model.tokenizer.encode(prompt))))
+    language = language_of(model, regex, schema, grammar)
+    room = max(1, model.room(len(model.tokenizer.encode(prompt))))
+    length = length if language is None else language.length(length, room)
+    tokens = length or room
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
     sampler = solver_of(model, order, vectors, given)
     sampler = sampler or sampler_of(model, tokens, order, Order.random, WRITING, given)
+    sampler = sampler if language is None else language.hold(sampler)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed),
@@ -123,6 +137,10 @@ def infill(
     solver: SolverOption = None,
     clamp: Clamp = None,
     churn: ChurnOption = None,
+    regex: Regex = None,
+    schema: SchemaOption = None,
+    grammar: Grammar = None,
+    whole: Whole = False,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -136,6 +154,10 @@ def infill(
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
     sampler = solver_of(model, order, vectors, given)
     sampler = sampler or sampler_of(model, tokens, order, Order.margin, FILLING, given)
+    language = language_of(model, regex, schema, grammar)
+    if language is None and whole:
+        raise BadInput("--whole goes with --regex, --schema or --grammar")
+    sampler = sampler if language is None else language.hold(sampler, whole)
     show(
         model,
         lambda seed, num: model.fill(template, num, sampler, seed),
@@ -153,6 +175,21 @@ def towards(checkpoint: Path, label: int | None, guidance: float | None, classif
 
     judge = None if classifier is None else open_pretrained(classifier)
     return guided(open_pretrained(checkpoint), label, guidance, judge)
+
+
+def language_of(model, regex: str | None, schema: Path | None, grammar: Path | None):
+    """What is written is held to this, if anything."""
+    asked = {"--regex": regex, "--schema": schema, "--grammar": grammar}
+    names = [name for name, value in asked.items() if value is not None]
+    if not names:
+        return None
+    if len(names) > 1:
+        raise BadInput(f"{' and '.join(names)}: choose one")
+    from redraft.structure.language import by_grammar, by_regex, by_schema
+
+    if regex is not None:
+        return by_regex(model, regex)
+    return by_grammar(model, grammar) if schema is None else by_schema(model, schema)
 
 
 def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:

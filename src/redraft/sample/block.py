@@ -14,6 +14,7 @@ from torch import Tensor
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full, Mask, NumberedCausal
+from redraft.sample.constrain import Constrained
 from redraft.sample.predict import Predict, Reuse, Sampler, generate
 from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens
 
@@ -148,6 +149,8 @@ def generate_blocks(
     for at in range(first, L, size):
         columns = slice(at, at + size)
         base, block = canvas.step, opened(canvas, alive, columns)
+        if isinstance(sampler, Constrained):
+            block = sampler.entered(block, canvas.rows(alive), columns)
         noise = Rng(rng.key[alive]).fold("block").fold(at // size)
         if getattr(front, "leads", False):
             block = front.led(block, sampler, noise)

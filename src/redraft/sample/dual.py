@@ -13,6 +13,7 @@ from torch import Tensor
 
 from redraft.cache.store import Ragged
 from redraft.mask import Seats
+from redraft.sample.constrain import Constrained
 from redraft.sample.predict import Predict, Reuse, Sampler
 from redraft.sample.unmask import Scores, Unmask
 from redraft.types import Canvas, Logits, Time, Tokens, Where
@@ -55,6 +56,8 @@ class DualFront:
 
     def fit(self, sampler: Sampler) -> Sampler:
         """The sampler as this model was trained: the first token of a block first."""
+        if isinstance(sampler, Constrained):
+            return replace(sampler, inner=self.fit(sampler.inner))
         return (
             replace(sampler, pick=FirstThen(sampler.pick))
             if isinstance(sampler, Unmask)

@@ -1,0 +1,1 @@
+"""Regexes, JSON schemas and grammars as rules about tokens."""
