@@ -55,3 +55,13 @@ def regular(regex: str, tokenizer: Tokenizer, size: int | None = None) -> Automa
 def by_regex(model: Any, regex: str) -> Regular:
     """Matches of a regex, from end to end."""
     return Regular(regular(regex, model.tokenizer, model.process.vocab_size))
+
+
+def by_schema(model: Any, path: Any) -> Any:
+    """JSON of a schema."""
+    raise BadInput(f"{path}: schemas are not supported yet; give a --regex")
+
+
+def by_grammar(model: Any, path: Any) -> Any:
+    """Texts of a grammar."""
+    raise BadInput(f"{path}: grammars are not supported yet; give a --regex")

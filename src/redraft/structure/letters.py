@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt64
 
 from redraft.errors import BadInput
 from redraft.structure.dialect import complaint, shown, translated, unanchored
 from redraft.structure.extra import outlines
 
 LARGEST = 5_000  # states
-END = 256  # in the vocabulary of bytes that the regex library is asked about
+# outlines-core 0.2.14 loses what leads from a final state to one that is not: (ab)* is "" or "ab"
+# to it. Behind a mark that ends every text, no final state is left from which anything leads.
+MARK = "\U0010ffff"  # no character, and never one of a text
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +50,13 @@ class Letters:
 def letters(regex: str) -> Letters:
     """The automaton of a regex that covers the whole text. BadInput for what does not compile."""
     library = outlines()
-    vocabulary = library.Vocabulary(END, {bytes([byte]): [byte] for byte in range(256)})
+    vocabulary = library.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
     try:
-        index = library.Index(translated(unanchored(regex)), vocabulary)
+        closed = f"(?:{translated(unanchored(regex))}){MARK}"
+        index = library.Index(closed, vocabulary)
     except ValueError as error:
         raise BadInput(f"the regex {shown(regex)} {complaint(str(error))}") from None
-    moves, final = index.get_transitions(), index.get_final_states()
+    moves, over = index.get_transitions(), index.get_final_states()
     begin = index.get_initial_state()
     names = [begin, *(state for state in moves if state != begin)]
     if len(names) > LARGEST:
@@ -62,10 +65,16 @@ def letters(regex: str) -> Letters:
     table = np.zeros((len(names) + 1, 256), np.int64)
     for name, to in moves.items():
         for byte, target in to.items():
-            if byte != END:
+            if byte < 256:
                 table[number[name], byte] = number[target]
-    ends = np.array([False, *(name in final for name in names)])
-    return smallest(table, ends)
+    closing = np.isin(np.arange(len(table)), [number[name] for name in over])
+    state = np.arange(len(table))
+    for byte in MARK.encode():
+        state = table[state, byte]
+    try:
+        return smallest(np.where(closing[table], 0, table), closing[state])
+    except BadInput as error:
+        raise BadInput(f"the regex {shown(regex)}: {error}") from None
 
 
 def smallest(table: Int[np.ndarray, "S 256"], final: Bool[np.ndarray, " S"]) -> Letters:
@@ -96,7 +105,7 @@ def distinct(table: Int[np.ndarray, "S N"]) -> Int[np.ndarray, "S K"]:
     return table[:, np.unique(table, axis=1, return_index=True)[1]]
 
 
-def scrambled(x: Int[np.ndarray, "S N"]) -> Int[np.ndarray, "S N"]:
+def scrambled(x: UInt64[np.ndarray, "S N"]) -> UInt64[np.ndarray, "S N"]:
     """Numbers that have nothing to do with each other, so that sums of them tell rows apart."""
     x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

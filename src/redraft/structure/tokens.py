@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
 from redraft.errors import BadInput
 from redraft.sample.automaton import Automaton
@@ -23,7 +23,7 @@ class Vocabulary:
         self.size = len(self.words) if size is None else size  # ids behind the last stand for none
 
     @cached_property
-    def levels(self) -> list[tuple[Table, Table, Table, Table]]:
+    def levels(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """By length: the parent and the byte of every beginning, and tokens with their place."""
         spelled = [(word, i) for i, word in enumerate(self.words) if word]
         below, level = {b"": 0}, 0
@@ -86,7 +86,7 @@ def ended(table: Table, kind: Int[np.ndarray, " V"], letters: Letters, end: int)
     return Automaton(*parts, letters.opening)
 
 
-def hashed(columns: Table) -> Int[np.ndarray, " K"]:
+def hashed(columns: Table) -> UInt64[np.ndarray, " K"]:
     """One number a column; equal columns, and for all that matters only those, have the same."""
     weigh = np.random.default_rng(0).integers(0, 2**63, len(columns), np.uint64) | np.uint64(1)
     return (scrambled(columns.astype(np.uint64)) * weigh[:, None]).sum(0)
