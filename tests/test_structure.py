@@ -86,7 +86,9 @@ def texts_of(regex, rows, sampler, whole=False, seed=0):
     return last
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 10))]
+)
 def test_random_regexes_are_matched_by_all_samplers(part):
     dice = random.Random(part)
     n, met = 12, 0
@@ -132,6 +134,17 @@ def test_the_automaton_of_a_random_regex_is_what_python_makes_of_it():
             assert same, (regex, text)
             seen.add(found.accepts(text.encode()))
     assert seen == {True, False}
+
+
+def test_classes_hold_no_more_than_python_says():
+    odd = "\x1c\x85\xa0²½Ⅷ٣𜳲ﬀ_ é\u2028\u200d"
+    for regex in (r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", r"[^\d]", r"[^\D]", r"[^\w]", r"[^\W]"):
+        for kind in (regex, f"[x{regex}]" if regex[0] != "[" else f"[^x{regex[2:]}"):
+            held = [letter for letter in odd + "7a " if letters(kind).accepts(letter.encode())]
+            assert held and all(re.fullmatch(kind, letter) for letter in held), (kind, held)
+    for regex in (r"[^\s]", r"[^\S]", r"[\W]", r"[\S\d]"):
+        held = [letter for letter in odd + "7a " if letters(regex).accepts(letter.encode())]
+        assert held and all(re.fullmatch(regex, letter) for letter in held), (regex, held)
 
 
 def test_the_smallest_automaton_is_found():
@@ -217,7 +230,7 @@ def test_a_row_does_not_depend_on_its_neighbours(row):
         ("^a|b$", "leave out ^ and $"),
         ("a++a", "possessive"),
         ("[a&&b]", "has && in a class"),
-        (r"[^\s\S]", "no text"),
+        ("[^\\x00-\\U0010ffff]", "no text"),
     ],
 )
 def test_a_regex_that_cannot_be_held_to_is_refused(regex, said):

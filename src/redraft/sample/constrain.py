@@ -70,22 +70,24 @@ class Constrained:
 
     def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
         """The inner sampler's step with what it may believe, and with tokens that go together."""
-        places = self.checked(canvas)
+        places, inner = self.checked(canvas), cast(Any, self.inner)
         if places is None:
-            return self.inner.step(canvas, logp, rng)
+            return inner.step(canvas, logp, rng)
+        for change in getattr(inner, "adjust", ()):
+            logp, canvas = change(logp, canvas)
         here, stretch = logp[places.row, places.at], places.stretch
         law = stretch.law(here)
-        belief, draw = places.put(logp, law), getattr(self.inner, "draw", None)
-        if draw is None:
-            return self.mended(places, self.inner.step(canvas, belief, rng), logp)
+        belief = places.put(logp, law)
+        if not hasattr(inner, "adjust"):
+            return self.mended(places, inner.step(canvas, belief, rng), logp)
         u = rng.fold(canvas.step).fold("token").uniform(canvas.tokens)
-        told = Told(places.put(canvas.tokens, stretch.drawn(here, draw, u[places.row, places.at])))
-        after = replace(cast(Any, self.inner), draw=told).step(canvas, belief, rng)
+        drawn = stretch.drawn(here, inner.draw, u[places.row, places.at])
+        told = replace(inner, adjust=(), draw=Told(places.put(canvas.tokens, drawn)))
+        after = told.step(canvas, belief, rng)
         forced = places.put(torch.full_like(canvas.tokens, -1), stretch.forced(law))
         sure = (forced >= 0) & canvas.open  # needs no more thought
-        after = replace(
-            after, tokens=torch.where(sure, forced, after.tokens), noisy=after.noisy & ~sure
-        )
+        tokens = torch.where(sure, forced, after.tokens)
+        after = replace(after, tokens=tokens, noisy=after.noisy & ~sure)
         return self.mended(places, after, logp)
 
     def later(self) -> "Constrained":

@@ -1,6 +1,7 @@
 """Plan-based unmasking: propose x0, score the open positions, commit the ones a pick allows."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -84,13 +85,22 @@ class Draw:
         return tokens.masked_scatter(where, self.at(logp[where], u[where]))
 
 
+@runtime_checkable
+class Choice(Protocol):
+    """How the tokens of some positions are chosen: `Draw`, or whoever chooses them together."""
+
+    def fill(self, logp: Logits, where: Where, u: Float[Tensor, "B L"], tokens: Tokens) -> Tokens:
+        """Chosen tokens at some positions, what was there at the others."""
+        ...
+
+
 @dataclass(frozen=True)
 class Unmask:
     """A sampler: one pure step from a canvas and its log-probabilities to the next canvas."""
 
     score: Score = confidence
     pick: Pick = Threshold()
-    draw: Draw = Draw(0.0)
+    draw: Choice = Draw(0.0)
     adjust: tuple[Adjust, ...] = ()  # what changes a belief before it is read
 
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:

@@ -6,19 +6,20 @@ written must match in both.
 
 from redraft.errors import BadInput
 
-ASCII = {"d": "0-9", "w": "0-9A-Za-z_", "s": " \\t\\n\\r\\f\\v"}
+ASCII = {"d": "0-9", "w": "0-9A-Za-z_", "s": " \\t\\n\\r\\f\\v"}  # all agree on these
+WIDE = {"d": r"\p{N}", "w": r"\w\p{N}\p{L}\p{M}", "s": r"\s\x1c-\x1f"}  # all that either means
 SETS = ("&&", "--", "~~", "||")
 
 
 def translated(regex: str) -> str:
     """The same regex. BadInput for what the two dialects read differently."""
     out: list[str] = []
-    inside, i, quantified = False, 0, False
+    inside, negated, i, quantified = False, False, 0, False
     while i < len(regex):
         letter, two = regex[i], regex[i : i + 2]
         repeats = not inside and letter in "*+?}" and bool(out)
         if letter == "\\":
-            out.append(escaped(two, inside))
+            out.append(escaped(two, inside, negated))
         elif inside and two in SETS:
             raise BadInput(f"the regex {shown(regex)} has {two} in a class: write it as \\{two[0]}")
         elif inside and letter == "[":
@@ -27,7 +28,8 @@ def translated(regex: str) -> str:
             raise BadInput(f"the regex {shown(regex)} has a possessive {two!r}: leave out the +")
         elif not inside and letter == "[":
             inside = True
-            head = "[^" if two == "[^" else "["
+            negated = two == "[^"
+            head = "[^" if negated else "["
             out.append(head)
             i += len(head)
             if regex[i : i + 1] == "]":  # the first is a letter
@@ -43,12 +45,16 @@ def translated(regex: str) -> str:
     return "".join(out)
 
 
-def escaped(two: str, inside: bool) -> str:
-    """A backslash and its letter."""
-    letters = ASCII.get(two[1:])
-    if letters is None:
+def escaped(two: str, inside: bool, negated: bool) -> str:
+    """A backslash and its letter: a class holds no more than either dialect says."""
+    letter = two[1:]
+    if letter.lower() not in ASCII:
         return two
-    return letters if inside else f"[{letters}]"
+    least = (letter in ASCII) != (inside and negated)
+    letters = (ASCII if least else WIDE)[letter.lower()]
+    if letter in ASCII:
+        return letters if inside else f"[{letters}]"
+    return f"[^{letters}]"
 
 
 def unanchored(regex: str) -> str:
