@@ -25,6 +25,7 @@ from redraft.sample.ancestral import evenly
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.constrain import Constrained
 from redraft.sample.dual import DualFront
+from redraft.sample.l2d import L2DFront, Refine
 from redraft.sample.lossless import Lossless, write
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.unmask import (
@@ -221,7 +222,7 @@ class Pretrained:
         elif self.block is None and not self.causal:
             yield from generate(self.predict(sampler), canvas, sampler, rng)
         else:  # a next-token model writes blocks of one
-            front = self.front(self.block or 1, sampler)
+            front = self.front(self.block or 1, sampler, rng)
             sampler = front.fit(sampler)
             yield from generate_blocks(front, canvas, sampler, rng, self.tokenizer.eos_id)
 
@@ -241,6 +242,8 @@ class Pretrained:
         Small models that pick the surest position first write little but line ends and full
         stops; in random order they keep to what they know of the data.
         """
+        if self.refines:
+            return Refine()
         if self.causal:
             return Unmask(leftmost, TopK(1), WRITING)
         if isinstance(self.process, Gaussian):
@@ -252,8 +255,11 @@ class Pretrained:
             return evenly(self.process, tokens)
         return Unmask(random, Steps(tokens), WRITING)
 
-    def front(self, size: int, sampler: Sampler) -> Any:
+    def front(self, size: int, sampler: Sampler, rng: Rng = Rng.seeds(0)) -> Any:
         """What it believes of a block, in the terms of the sampler."""
+        if self.refines:
+            how = sampler if isinstance(sampler, Refine) else Refine(1)
+            return L2DFront(self.model, self.process, how, self.length, rng)
         if self.dual:
             return DualFront(self.model, self.process, size, cast(Any, self.model).config.max_len)
         model, ratios = cast(Denoiser, self.model), getattr(sampler, "ratios", False)

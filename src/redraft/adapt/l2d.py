@@ -82,6 +82,19 @@ class L2D(nn.Module):
         store.commit(x.shape[1])
         return h, store
 
+    def read(self, x: Tokens, *, mask: Mask, at: Tokens | None = None, kv: Any) -> Features:
+        """The frozen network's last states at tokens as they stand; row i speaks of i + 1."""
+        return self.model.remember(self.known(x), mask=mask, at=at, kv=kv)
+
+    def alone(self, h: Features) -> Features:
+        """Features of such states without the path."""
+        return self.model.model.norm(h)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the path says nothing where all is noise."""
+        return self.model.path_config.silent
+
     def beside(self, h: Features, kv: Any, z: Noisy, t: Time, *, mask: Mask, **more) -> Features:
         """Features of both paths; z at l is a noisy vector of the token at l."""
         return self.model.beside(h, kv, z, t, mask=mask, **more)

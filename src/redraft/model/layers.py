@@ -153,10 +153,10 @@ def grouped(q: Query, k: Stored, v: Stored, seen: Sight, stored: bool) -> Query:
     groups = H // k.shape[1]
     if groups == 1:
         return attend(q, k, v, seen)
-    if not stored or seen.dense is None:
+    if not stored or seen.causal or seen.block is not None:
         return attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), seen)
     # A few queries over many stored keys: copies of the keys would cost more than the rest.
-    one = Sight(dense=seen.dense.repeat(1, 1, groups, 1))
+    one = Sight(dense=None if seen.dense is None else seen.dense.repeat(1, 1, groups, 1))
     return attend(q.reshape(B, -1, groups * L, Dh), k, v, one).reshape(B, H, L, Dh)
 
 
