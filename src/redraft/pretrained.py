@@ -255,10 +255,11 @@ class Pretrained:
             return evenly(self.process, tokens)
         return Unmask(random, Steps(tokens), WRITING)
 
-    def front(self, size: int, sampler: Sampler, rng: Rng = Rng.seeds(0)) -> Any:
+    def front(self, size: int, sampler: Sampler, rng: Rng | None = None) -> Any:
         """What it believes of a block, in the terms of the sampler."""
         if self.refines:
             how = sampler if isinstance(sampler, Refine) else Refine(1)
+            rng = Rng.seeds(0) if rng is None else rng
             return L2DFront(self.model, self.process, how, self.length, rng)
         if self.dual:
             return DualFront(self.model, self.process, size, cast(Any, self.model).config.max_len)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from redraft.cache.store import Dense
@@ -139,8 +139,8 @@ class Past:
 
     h: Float[Tensor, "n 1 W"]  # the frozen network's states at the last token
     store: Any  # keys and values
-    at: Tokens  # positions of the last token
-    doc: Tokens  # of all tokens: -1 is padding
+    at: Int[Tensor, "n 1"]  # positions of the last token
+    doc: Int[Tensor, "n K"]  # of all tokens: -1 is padding
 
     @property
     def seen(self) -> Documents:

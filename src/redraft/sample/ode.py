@@ -17,6 +17,7 @@ from redraft.errors import BadInput
 State = Float[Tensor, "n ..."]
 Times = Float[Tensor, " n"]
 Rows = Int[Tensor, " n"]
+Slopes = Float[Tensor, "k n ..."]
 Slope = Callable[[State, Times, Rows], State]  # dz/dt of some rows, at their times
 
 
@@ -41,7 +42,9 @@ class Tableau:
         """Whether its last slope is the first of the next step."""
         return self.ends and self.inner[-1] == self.weights[:-1] and self.weights[-1] == 0
 
-    def slopes(self, slope: Slope, z: State, t: Times, h: Times, first: State, rows: Rows) -> State:
+    def slopes(
+        self, slope: Slope, z: State, t: Times, h: Times, first: State, rows: Rows
+    ) -> Slopes:
         """At all nodes of a step of width h, from the slope at the first."""
         found = [first]
         for node, weights in zip(self.nodes[1:], self.inner[1:], strict=True):
@@ -82,7 +85,7 @@ def like(x: Float[Tensor, "*N"], z: Tensor) -> Tensor:
     return x.view(*x.shape, *[1] * (z.ndim - x.ndim))
 
 
-def total(weights: tuple[float, ...], slopes: list[State] | State) -> State:
+def total(weights: tuple[float, ...], slopes: list[State] | Slopes) -> State:
     """A weighted sum."""
     found = [w * k for w, k in zip(weights, slopes, strict=True) if w]
     return sum(found[1:], found[0])
@@ -164,7 +167,7 @@ class Adaptive:
             active = torch.cat([going, stuck]).sort().values
         yield z - like(t, z) * first
 
-    def ratio(self, z: State, new: State, k: State, h: Times) -> Times:
+    def ratio(self, z: State, new: State, k: Slopes, h: Times) -> Times:
         """The error of a step over what is tolerated, root mean square."""
         assert self.tableau.lower is not None
         difference = tuple(
