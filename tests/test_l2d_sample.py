@@ -149,7 +149,7 @@ def test_a_belief_after_one_step_is_the_frozen_networks_bit_for_bit():
 
 
 @pytest.mark.parametrize(
-    "how", [HOWS[1], HOWS[2], Refine(solver=Adaptive(), estimate=Average(), heat=Constant(1.0))]
+    "how", [*HOWS[1:3], Refine(8, Adaptive(), Average(), Constant(1.0), draw=GREEDY)], ids="012"
 )
 @torch.no_grad()
 def test_a_row_is_what_it_is_alone_whatever_stands_beside_it(how):
