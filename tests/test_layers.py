@@ -44,7 +44,8 @@ MAY_IMPORT = {
     ),
     "guided": "types errors mask condition process objective sample pretrained loading",
     "structure": "errors files data sample",
-    "choose": "errors process objective sample",
+    "refining": "errors sample",
+    "choose": "errors process objective sample refining",
     "attempt": "data sample eval pretrained",
     "dialogue": "types errors data pretrained loading",
     "magpie": "types errors files describe sample data",
@@ -59,8 +60,8 @@ MAY_IMPORT = {
     "lab": f"{RUNS} view choose pretrained loading recipe progress",
     "convert": "errors files describe weights model adapt foreign pretrained loading",
     "commands": (
-        f"{RUNS} view puzzle choose guided pretrained loading recipe progress reporting "
-        "magpie attempt dialogue doctor convert structure"
+        f"{RUNS} view puzzle refining choose guided pretrained loading recipe progress "
+        "reporting magpie attempt dialogue doctor convert structure"
     ),
     "cli": (
         f"{RUNS} view choose guided pretrained loading recipe progress reporting demo lab commands"

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from redraft.errors import BadInput
+from redraft.refining import Kind, refining
 
 
 class Order(StrEnum):
@@ -22,22 +23,12 @@ class Order(StrEnum):
 LEAPS = (Order.ancestral, Order.tweedie, Order.euler)
 
 
-class Kind(StrEnum):
-    """How a model of vectors goes from noise to text."""
-
-    ddpm = "ddpm"
-    ddim = "ddim"
-    euler = "euler"
-    heun = "heun"
-    dpm = "dpm"
-    sde = "sde"
-
-
 class Likelihood(StrEnum):
     """How the likelihood of a text is measured."""
 
     bound = "bound"
     ode = "ode"
+    first = "first"
 
 
 def likelihood_of(model, kind: Likelihood, steps: int | None):
@@ -50,6 +41,10 @@ def likelihood_of(model, kind: Likelihood, steps: int | None):
         if steps is not None:
             raise BadInput("--steps is for --likelihood ode")
         return usual
+    if kind is Likelihood.first:
+        if steps is not None or not getattr(model, "refines", False):
+            raise BadInput("--likelihood first is of the one step without noise's end, for L2D")
+        return model.first
     if not isinstance(model.process, Gaussian):
         raise BadInput("--likelihood ode is for models of vectors; this one has tokens: bound")
     return FlowBound(model.process, steps or 32, mask=model.mask)
@@ -63,6 +58,11 @@ def solver_of(model, order: Order | None, vectors: dict, given: dict):
     from redraft.process.gaussian import Gaussian
     from redraft.sample import rules, solver
 
+    if getattr(model, "refines", False):
+        return None
+    for word in ("estimate", "heat", "tolerance"):
+        if vectors.get(word) is not None:
+            raise BadInput(f"--{word} is for models that refine tokens (L2D)")
     if not isinstance(model.process, Gaussian):
         for word, value in vectors.items():
             if value is not None:
@@ -83,7 +83,10 @@ def solver_of(model, order: Order | None, vectors: dict, given: dict):
         Kind.sde: rules.SDE(),
     }
     steered = getattr(model, "steered", None)
-    rule = known[vectors["solver"] or (Kind.heun if steered is None else Kind.ddpm)]
+    kind = vectors["solver"] or (Kind.heun if steered is None else Kind.ddpm)
+    if kind not in known:
+        raise BadInput(f"--solver {kind.value} is for models that refine tokens (L2D)")
+    rule = known[kind]
     clamp, churn = vectors["clamp"], churn_of(vectors["churn"])
     found = solver.Solver(model.process, rule, given["steps"] or 64, clamp=clamp, churn=churn)
     return found if steered is None else steered(found)
@@ -104,11 +107,16 @@ def churn_of(text: str | None):
     return Churn(*numbers)
 
 
-def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict):
+def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict, vectors=None):
     """The sampler that the options describe. An option that it would not read is refused.
 
     `usual` is the order and `draw` the choice of tokens where the options say nothing.
     """
+    if getattr(model, "refines", False):
+        if order not in (None, Order.left):
+            raise BadInput(f"--order {order.value}: this model writes from left to right only")
+        refuse("a model that refines tokens", given, "threshold", "correct")
+        return refining(model, drawing(draw, given), given["steps"], vectors or {})
     if getattr(model, "block", None) is not None:
         tokens, given = within(model.block, tokens, given)
     if model.causal:

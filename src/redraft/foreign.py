@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from redraft.adapt.l2d import L2D
 from redraft.adapt.shift import NextToken, Shifted
 from redraft.data.tokenizer import ENDS, MASKS, Tokenizer, named, read_inner
 from redraft.data.voice import template_in
 from redraft.describe import read_json
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Full, Mask
-from redraft.model.formats import find
+from redraft.model.formats import find, l2d
 from redraft.model.formats.family import Kind, Read, Source
 from redraft.model.formats.gguf import open_checkpoint
 from redraft.model.formats.hf import Tensors, network
+from redraft.model.l2d import TwoPaths
 from redraft.noise import Aim, aim
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder
@@ -93,6 +95,8 @@ def configured(folder: Path) -> dict[str, Any]:
     raw = read_json(folder / "config.json")
     if not isinstance(raw, dict):
         raise BadInput(f"{folder / 'config.json'}: no object in it")
+    if (folder / l2d.FILE).is_file():
+        raw |= {l2d.FILE: read_json(folder / l2d.FILE)}
     path = folder / "generation_config.json"
     more = read_json(path) if path.is_file() else {}
     ids = {key: value for key, value in more.items() if key.endswith("_token_id")}
@@ -166,6 +170,8 @@ def wrapped(model: nn.Module, kind: Kind, spare: bool) -> nn.Module:
     if kind.causal:
         start = kind.eos_id if kind.bos_id is None else kind.bos_id
         assert start is not None
+        if isinstance(model, TwoPaths):
+            return L2D(model, start, spare).eval()
         return NextToken(model, start, spare).eval()
     return Shifted(model).eval() if kind.shifted else model
 

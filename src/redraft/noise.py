@@ -13,10 +13,11 @@ from torch import nn
 from redraft.adapt.clock import TotalNoise
 from redraft.condition import Unread
 from redraft.mask import BlockCausal, Full, Mask
-from redraft.model.formats import dit
+from redraft.model.formats import dit, l2d
 from redraft.model.formats.family import Kind
 from redraft.objective.block import BlockNELBO
 from redraft.objective.conditional import Conditional
+from redraft.objective.l2d import Cosmap, Refining, Uniform
 from redraft.objective.nelbo import NELBO, GeneralNELBO
 from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
@@ -79,12 +80,22 @@ def entropy(noise: dit.Entropy, V: int, kind: Kind) -> Aim:
     return Aim(process, Full(), GeneralNELBO(process), schedule)
 
 
+def refining(noise: l2d.Learned, V: int, kind: Kind) -> Aim:
+    """L2D (Cetin, Zhao and Tang 2025)."""
+    process = Mixing(V, kind.mask_id)
+    told = Unread(noise.classes) if noise.classes else None
+    spread = Cosmap() if noise.middle else Uniform()
+    trained = Refining(process, noise.least, spread, told, noise.drop)
+    return Aim(process, BlockCausal(1), trained)
+
+
 AIMS: dict[type, Callable[[Any, int, Kind], Aim]] = {
     dit.Masked: masked,
     dit.Blocks: blocks,
     dit.Random: random,
     dit.Hybrid: hybrid,
     dit.Entropy: entropy,
+    l2d.Learned: refining,
 }
 
 

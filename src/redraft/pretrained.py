@@ -15,6 +15,7 @@ from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Mask
+from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.classify import Classify, ClassifyVectors
 from redraft.objective.dual import DualBound
@@ -109,6 +110,11 @@ class Pretrained:
         if isinstance(self.trained, Classify | ClassifyVectors):
             raise BadInput(f"{self.path}: a classifier of noisy texts has no likelihood of text")
         return self.trained.bound(getattr(self.model, "timed", True))
+
+    @property
+    def first(self) -> Objective:
+        """What the frozen network of one that refines says alone: its own likelihood, exact."""
+        return CrossEntropy(self.process) if self.refines else self.objective
 
     def generate(
         self,

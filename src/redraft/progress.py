@@ -149,12 +149,13 @@ def over(
     """Bits per byte of documents in rows, with a progress bar."""
     device = next(model.model.parameters()).device
     numbers = precision("auto", device)
-    draws = 1 if model.causal else draws  # nothing random in it
+    objective = objective or model.objective
+    draws = 1 if objective.exact else draws  # nothing random in it
     with bar() as progress:
         task = progress.add_task("evaluating", total=len(held), note="")
         return likelihood(
             model.model,
-            objective or model.objective,
+            objective,
             held,
             draws=draws,
             rows=max(1, 64 // draws),

@@ -31,7 +31,7 @@ def report_on(folder: Path, out: Path) -> None:
         summary=summary(run, found, folder),
         scores=(score(run.name, found, model),),
         curve=curves(run.name, folder) + losses(run.name, folder, run),
-        by_t=found.by_t if not model.causal else (),
+        by_t=() if model.objective.exact else found.by_t,
         samples=tuple(sample(model, each, f"seed {i}") for i, each in enumerate(films)),
         movies=tuple(report.Movie(f"seed {i}", each) for i, each in enumerate(films[:1])),
         details=details(run),
@@ -61,7 +61,9 @@ def sample(model: Pretrained, shown: tuple[Frame, ...], note: str) -> report.Sam
 def score(name: str, found: Estimate, model: Pretrained) -> report.Score:
     """An estimate as a bar."""
     note = f"{found.tokens} tokens, {found.units} {found.unit}"
-    return report.Score(name, found.bpb, found.low, found.high, note, bound=not model.causal)
+    return report.Score(
+        name, found.bpb, found.low, found.high, note, bound=not model.objective.exact
+    )
 
 
 def curves(name: str, folder: Path) -> tuple[report.Curve, ...]:

@@ -16,7 +16,7 @@ Draws = Annotated[int, typer.Option(min=1, help="draws of the noise for each row
 Rows = Annotated[int | None, typer.Option(min=1, help="look at so many rows only, spread evenly")]
 Field = Annotated[str, typer.Option(help="of .jsonl and .parquet")]
 Kind = Annotated[
-    Likelihood, typer.Option("--likelihood", help="of a model of vectors: also by its ODE")
+    Likelihood, typer.Option("--likelihood", help="of vectors: also ode; of L2D: also first")
 ]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="of the ODE, default 32; of an attempt at a task")
@@ -136,18 +136,24 @@ def likelihood(
     objective = likelihood_of(model, kind, steps)
     found = measured(model, text, field, rows, draws, seed, objective)
     if as_json:
-        about = {"checkpoint": str(model.path), "bound": not model.causal, "likelihood": kind.value}
+        about = {
+            "checkpoint": str(model.path),
+            "bound": not objective.exact,
+            "likelihood": kind.value,
+        }
         print(json.dumps(asdict(found) | about))
         return
-    sign = "" if model.causal else "<= "
+    sign = "" if objective.exact else "<= "
     interval = "no interval from one row"
     if found.low is not None:
         interval = f"95 % interval [{found.low:.4f}, {found.high:.4f}]"
     print(
         f"{sign}{found.bpb:.4f} bits per byte, {interval}\n"
         f"{found.bytes} bytes, {found.tokens} tokens, {found.units} {found.unit}"
-        + ("" if model.causal else f", {draws} draws a row")
+        + ("" if objective.exact else f", {draws} draws a row")
     )
+    if kind is Likelihood.first:
+        print("of the frozen network alone, which is what one step a token draws from")
     if kind is Likelihood.ode:
         print(
             f"by the probability-flow ODE in {objective.steps} steps, and dequantised vectors: a "

@@ -9,6 +9,7 @@ import typer
 
 from redraft.choose import Kind, Order, options, sampler_of, solver_of
 from redraft.errors import BadInput
+from redraft.refining import Guess
 
 RUNS = Path("runs")
 Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
@@ -33,8 +34,15 @@ Correct = Annotated[
 ]
 SolverOption = Annotated[
     Kind | None,
-    typer.Option("--solver", help="for models of vectors: the way from noise; default: heun"),
+    typer.Option("--solver", help="the way of vectors from noise; default: heun, L2D: midpoint"),
 ]
+Estimate = Annotated[
+    Guess | None, typer.Option(help="for models that refine tokens (L2D): default: argmax")
+]
+Heat = Annotated[
+    str | None, typer.Option(help="the temperature of --estimate: a number, or falling")
+]
+Tolerance = Annotated[float | None, typer.Option(help="of the steps of --solver adaptive")]
 Clamp = Annotated[
     float | None,
     typer.Option(
@@ -89,6 +97,9 @@ def generate(
     regex: Regex = None,
     schema: SchemaOption = None,
     grammar: Grammar = None,
+    estimate: Estimate = None,
+    heat: Heat = None,
+    tolerance: Tolerance = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -107,8 +118,11 @@ def generate(
     tokens = length or room
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
+    vectors |= {"estimate": estimate, "heat": heat, "tolerance": tolerance}
     sampler = solver_of(model, order, vectors, given)
-    sampler = sampler or sampler_of(model, tokens, order, Order.random, WRITING, given)
+    vectors |= {"label": label, "guidance": guidance}
+    usual = (Order.random, WRITING)
+    sampler = sampler or sampler_of(model, tokens, order, *usual, given, vectors)
     sampler = sampler if language is None else language.hold(sampler)
     show(
         model,
@@ -174,7 +188,10 @@ def towards(checkpoint: Path, label: int | None, guidance: float | None, classif
     from redraft.loading import open_pretrained
 
     judge = None if classifier is None else open_pretrained(classifier)
-    return guided(open_pretrained(checkpoint), label, guidance, judge)
+    model = open_pretrained(checkpoint)
+    if model.refines and judge is None:  # its sampler is told
+        return model
+    return guided(model, label, guidance, judge)
 
 
 def language_of(model, regex: str | None, schema: Path | None, grammar: Path | None):

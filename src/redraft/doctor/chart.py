@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from redraft.adapt.base import OnBase
+from redraft.adapt.l2d import L2DConfig
 from redraft.adapt.shift import NextTokenConfig, ShiftedConfig
 from redraft.adapt.side import SideConfig
 from redraft.data.tokenizer import ENDS, named, read_inner
@@ -163,7 +165,7 @@ def ours(folder: Path) -> Chart:
     told = written(folder)
     inner = read_inner(folder / "tokenizer.json")
     voice = read_json(folder / NAME) if (folder / NAME).is_file() else {}
-    causal, config = isinstance(told.shape, NextTokenConfig), told.shape
+    causal, config = isinstance(told.shape, NextTokenConfig | L2DConfig), told.shape
     shifted = causal or isinstance(config, ShiftedConfig | SideConfig)
     while hasattr(config, "inner"):
         config = config.inner
@@ -178,7 +180,7 @@ def ours(folder: Path) -> Chart:
     )
     return Chart(
         folder,
-        "redraft checkpoint" + (BESIDE if isinstance(told.shape, SideConfig) else ""),
+        "redraft checkpoint" + (BESIDE if isinstance(told.shape, OnBase) else ""),
         type(config).__name__.removesuffix("Config"),
         config,
         kind,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from redraft.adapt.l2d import L2D
 from redraft.adapt.shift import NextToken, Shifted
 from redraft.adapt.side import Side
 from redraft.doctor.chart import Chart
@@ -34,7 +35,7 @@ def probed(chart: Chart, model: Pretrained, report: Report, fresh: bool, text: s
         return replace(report, silent="of this text it has too few tokens: give --text FILE")
     rows = loss.cut(ids, fitted(model, min(WIDTH, model.length)), ROWS)
     with numbers.Peak(model.model) as peak:
-        found = loss.measure(model.objective, model.model, rows, real(model))
+        found = loss.measure(model.first, model.model, rows, real(model))
     report = replace(report, loss=found, peak=peak.most)
     report, wrong = aligned(report, chart, model, rows, fresh)
     if model.causal or model.process.absorbing:
@@ -70,7 +71,7 @@ def real(model: Pretrained) -> int:
 
 def inside(model: Any) -> Any:
     """The network without what aligns its rows; the frozen one where another stands beside it."""
-    return model.model if isinstance(model, NextToken | Shifted | Side) else model
+    return model.model if isinstance(model, NextToken | Shifted | Side | L2D) else model
 
 
 def size_of(model: Pretrained) -> int | None:
@@ -157,5 +158,5 @@ def leaking(model: Pretrained, rows: Tokens) -> leak.Leaks:
     length = min(model.length, MOST, max(leak.MOST, 0 if size is None else 2 * size), rows.numel())
     row = rows.flatten()[None, :length]
     if model.dual and size is not None:
-        return leak.crossing(model.objective, model.model, row, size)
-    return leak.leaks(model.objective, model.model, row, real(model), size)
+        return leak.crossing(model.first, model.model, row, size)
+    return leak.leaks(model.first, model.model, row, real(model), size)

@@ -35,7 +35,11 @@ MARK = "model.flow_"
 class Learned:
     """How such a checkpoint was trained, and what it expects of a sampler."""
 
-    raw: Mapping[str, Any]  # l2d.json
+    least: float  # the least share of noise
+    middle: bool  # more of the middle times
+    classes: int
+    drop: float
+    masks = False  # no token stands for noise
 
 
 def mine(raw: Mapping[str, Any], names: Collection[str]) -> bool:
@@ -57,7 +61,18 @@ def read(raw: Mapping[str, Any], names: Collection[str]) -> Read:
     table |= {f"path.{k}": v for k, v in layers(path, found.config).items()}
     both = Kind(True, True, eos_id=found.kind.eos_id, bos_id=found.kind.bos_id)
     unused = (*found.unused, *doubles(path, names))
-    return Read(TwoPathsConfig(found.config, path), table, both, unused, Learned(options))
+    return Read(TwoPathsConfig(found.config, path), table, both, unused, learned(options))
+
+
+def learned(raw: Mapping[str, Any]) -> Learned:
+    """The options of training. Raises BadInput for those that are not offered."""
+    spread = raw.get("noise_schedule", "identity")
+    if spread not in ("identity", "cosmap"):
+        raise BadInput(f"{FILE}: noise_schedule {spread!r}: identity, cosmap")
+    classes = raw.get("guidance_modulation_num_classes") or 0
+    drop = given(raw, "guidance_modulation_training_dropout", 0.2)
+    least = given(raw, "minimum_training_noise", 0.0)
+    return Learned(float(least), spread == "cosmap", classes, float(drop))
 
 
 def config(raw: Mapping[str, Any], width: int) -> PathConfig:
