@@ -547,7 +547,10 @@ DAMAGE = {
     "more layers": (lambda f: change(f, n_layers=1), "unknown tensor model.transformer.blocks.1"),
     "fewer layers": (lambda f: change(f, n_layers=3), "lacks the tensor"),
     "other shape": (lambda f: change(f, mlp_hidden_size=32), "does not fit config.json"),
-    "unknown": (lambda f: change(f, model_type="rwkv"), "'rwkv' is none that redraft reads: a2d"),
+    "unknown": (
+        lambda f: change(f, model_type="surprise"),
+        "'surprise' is none that redraft reads: a2d",
+    ),
     "option": (lambda f: change(f, block_type="sequential"), "block_type 'sequential'"),
     "no width": (lambda f: change(f, d_model=None), "config.json lacks 'd_model'"),
     "no number": (lambda f: change(f, n_heads="four"), "config.json"),
@@ -577,3 +580,38 @@ def test_an_adapter_without_its_base_and_a_missing_mask_are_said(folders, tmp_pa
     shutil.copy(folders / "llama" / "tokenizer.json", folder)
     with pytest.raises(BadInput, match="no mask token: neither mask_token_id"):
         redraft.load(folder)
+
+
+@torch.no_grad()
+def test_what_only_transformers_reads_is_borrowed(folders, tmp_path):
+    """Runs where the extra [hf] is installed."""
+    library = pytest.importorskip("transformers")
+    shape = library.GPTNeoXConfig(
+        **{"vocab_size": V, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": 24, "max_position_embeddings": 64, "eos_token_id": END},
+    )
+    torch.manual_seed(0)
+    theirs = library.AutoModelForCausalLM.from_config(shape).eval()
+    for p in theirs.parameters():
+        p.normal_(std=0.3)
+    theirs.save_pretrained(tmp_path)
+    shutil.copy(folders / "llama" / "tokenizer.json", tmp_path)
+    loaded = redraft.load(tmp_path)
+    want = theirs(torch.cat([torch.full_like(X[:, :1], loaded.model.bos_id), X[:, :-1]], 1)).logits
+    got = loaded.model(X, mask=BlockCausal(1))
+    torch.testing.assert_close(got[..., :V], want, atol=1e-5, rtol=1e-5)
+    both = loaded.model.model(X, mask=Full())
+    other = loaded.model.model(X.index_fill(1, torch.tensor([8]), 0), mask=Full())
+    assert (both - other)[:, 0].abs().max() > 1e-4  # nothing in it insists on being causal
+    assert loaded.generate("To be", length=4)[0].startswith("To be")
+
+
+def test_what_transformers_would_draw_at_random_is_refused(folders, tmp_path):
+    library = pytest.importorskip("transformers")
+    shape = {"vocab_size": V, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 2}
+    one = library.GPTNeoXConfig(**shape, intermediate_size=24, max_position_embeddings=64)
+    library.AutoModelForCausalLM.from_config(one).save_pretrained(tmp_path)
+    shutil.copy(folders / "llama" / "tokenizer.json", tmp_path)
+    change(tmp_path, num_hidden_layers=3, eos_token_id=END)
+    with pytest.raises(BadInput, match=r"layers\.2.* is missing or of another shape"):
+        redraft.load(tmp_path)

@@ -15,8 +15,9 @@ from redraft.data.voice import template_in
 from redraft.describe import read_json
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal, Full, Mask
+from redraft.model.borrowed import available, borrow
 from redraft.model.formats import find, l2d
-from redraft.model.formats.family import Kind, Read, Source
+from redraft.model.formats.family import Kind, Read, Source, ids
 from redraft.model.formats.gguf import open_checkpoint
 from redraft.model.formats.hf import Tensors, network
 from redraft.model.l2d import TwoPaths
@@ -66,8 +67,16 @@ def is_foreign(folder: Path) -> bool:
 
 
 def open_foreign(folder: Path, dtype: torch.dtype | None = None) -> Foreign:
-    """A GGUF file or a folder in Hugging Face's layout. Raises BadInput for a damaged one."""
-    return assembled(*parts(folder), dtype)
+    """A GGUF file or a folder in Hugging Face's layout. Raises BadInput for a damaged one.
+
+    What no family reads is left to transformers, where that is installed.
+    """
+    raw, tensors, inner = parts(folder)
+    if folder.is_dir() and available() and not find.known(raw, tensors.names()):
+        model = borrow(folder, str(raw.get("model_type")), dtype)
+        read = Read(model.config, {}, Kind(causal=True, shifted=True, **ids(raw)))
+        return ready(raw, read, completed(read, inner), model, inner)
+    return assembled(raw, tensors, inner, dtype)
 
 
 def parts(folder: Path) -> tuple[dict[str, Any], Source, Any]:
@@ -113,7 +122,12 @@ def assembled(
         kind = completed(read, inner)
     except BadInput as error:
         raise BadInput(f"{tensors.where}: {error}") from None
-    model, V = network(read, tensors, dtype), read.config.vocab_size
+    return ready(raw, read, kind, network(read, tensors, dtype), inner)
+
+
+def ready(raw: Mapping[str, Any], read: Read, kind: Kind, model: nn.Module, inner: Any) -> Foreign:
+    """A network with all that it needs to write."""
+    V = read.config.vocab_size
     size = V + (kind.mask_id == V)
     goal = plain(kind, size) if read.noise is None else aim(read.noise, size, kind)
     model = goal.wrapped(wrapped(model, kind, spare=size > V))

@@ -30,7 +30,18 @@ def family(raw: Mapping[str, Any], names: Collection[str]) -> ModuleType:
                 return module
         elif kind in module.TYPES:
             return module
-    raise BadInput(f"model_type {kind!r} is none that redraft reads: {', '.join(types())}")
+    raise BadInput(
+        f"model_type {kind!r} is none that redraft reads: {', '.join(types())}; "
+        "pip install 'redraft[hf]' to read others with transformers"
+    )
+
+
+def known(raw: Mapping[str, Any], names: Collection[str]) -> bool:
+    """Whether some family reads it."""
+    try:
+        return family(raw, names) is not None
+    except BadInput:
+        return False
 
 
 def types() -> list[str]:
