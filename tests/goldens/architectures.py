@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, BlockDiffusion, Documents, Full, Mask
+from redraft.model.formats.l2d import FILE
 from redraft.process.mixing import Mixing
 from redraft.process.reading import Score
 from redraft.schedule import Linear
-from tests.goldens import blocks
+from tests.goldens import blocks, l2d
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.networks import Network, grad_norm, network
 
@@ -30,6 +31,9 @@ class Table(Mask):
 def architecture(case: Case) -> dict:
     """What the case asks for, by the arrays that it brings."""
     found = network(case.checkpoint)
+    if FILE in found.raw:
+        with torch.no_grad():
+            return l2d.architecture(case, found)
     if "loss" in case.outputs:
         if "p_mask_at_masked" in case:
             return blocks.weighed(case, found)

@@ -13,6 +13,7 @@ from redraft.model.formats import find
 from redraft.model.formats.family import Kind
 from redraft.model.formats.hf import Tensors
 from redraft.model.formats.hf import network as assembled
+from redraft.model.formats.l2d import FILE
 from tests.goldens.case import NOT_BUILT, NotOffered
 
 
@@ -40,15 +41,18 @@ def network(folder: Path) -> Network:
     """The network of a checkpoint folder. Raises NotOffered for a kind that is not built."""
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if (folder / "l2d.json").is_file():  # a Llama's configuration, but a second path in its weights
-        raise NotOffered(f"{NOT_BUILT}: networks of L2D")
+    if (folder / FILE).is_file():
+        raw[FILE] = json.loads((folder / FILE).read_text(encoding="utf-8"))
     tensors = Tensors(folder)
     try:
         find.family(raw, tensors.names())
     except BadInput:
         raise NotOffered(f"{NOT_BUILT}: networks of kind {raw.get('model_type')}") from None
     read = find.read(raw, tensors.names())
-    return Network(assembled(read, tensors, torch.float32), read.kind, raw, meta)
+    model = assembled(read, tensors, torch.float32)
+    if FILE in raw and raw[FILE].get("base_params_to_freeze") != "all":
+        model.requires_grad_(True)
+    return Network(model, read.kind, raw, meta)
 
 
 def grad_norm(model: nn.Module, loss: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ BY_PROJECT = {
     ("losses", "louaaron/Score-Entropy"): ("sedd", "loss"),
     ("losses", "dvruette/gidd"): ("gidd", "loss"),
     ("losses", "ZHZisZZ/dllm"): ("trainers", "dllm"),
+    ("losses", "SakanaAI/L2D"): ("l2d", "loss"),
     ("losses", "HKUNLP/DiffuLLaMA"): ("trainers", "diffullama"),
     ("losses", "cloneofsimo/d3pm"): ("steps", "hybrid"),
     ("losses", "Hzfinfdu/Diffusion-BERT"): ("steps", "absorbed"),
@@ -30,6 +31,7 @@ BY_PROJECT = {
     ("samplers", "kuleshov-group/discrete-diffusion-guidance"): ("ancestral", "guided"),
     ("samplers", "louaaron/Score-Entropy"): ("sedd", "sampler"),
     ("samplers", "dvruette/gidd"): ("ancestral", "hybrid"),
+    ("samplers", "SakanaAI/L2D"): ("l2d", "sampler"),
     ("samplers", "kuleshov-group/remdm"): ("remask", "sampler"),
     ("samplers", "ZHZisZZ/dllm modeling_llada21_moe"): ("edit", "generate"),
 }
