@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from redraft.adapt.shift import NextTokenConfig
 from redraft.mask import BlockCausal
 from redraft.model import bert, dit, llama
 from redraft.process.mixing import Mixing
@@ -36,7 +37,7 @@ class Counting:
 
     def __init__(self, inner):
         self.inner, self.timed, self.asked = inner, inner.timed, []
-        self.stores = inner.stores
+        self.stores, self.lagging = inner.stores, getattr(inner, "lagging", False)
 
     def features(self, x, t, *, mask, at=None, kv=None):
         self.asked.append(tuple(x.shape))
@@ -271,3 +272,27 @@ def test_a_network_that_cannot_keep_anything_is_asked_anew():
     assert not Front(model, PROCESS, 4, 16).cached
     last = written(Front(model, PROCESS, 4, 8), blank([[None] * 14], 3, 0), SAMPLERS[0])[-1]
     assert not last.open.any()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_one_token_after_the_other_costs_one_pass_each(ends):
+    model = Counting(loud(NextTokenConfig(LLAMA, 3)))
+    rows = [[1, 2, 5, *[None] * 9], [4, 6, 8, *[None] * 9]]
+    canvas, sampler = blank(rows, 3, 0), Unmask(leftmost, TopK(1), Draw(1.0))
+
+    def texts(cached, end):
+        front, model.asked = Front(model, PROCESS, 1, 32, cached, causal=True), []
+        rng = Rng.of(0, torch.arange(2))
+        *_, last = generate_blocks(front, canvas, sampler, rng, end)
+        return last.tokens, model.asked
+
+    anew, _ = texts(False, None)
+    end = None
+    if ends:  # row 0 leaves in the middle, and row 1 goes on
+        end = next(int(x) for x in anew[0, 4:8] if x not in anew[1, 3:])
+        anew, _ = texts(False, end)
+    got, asked = texts(True, end)
+    assert torch.equal(got, anew)
+    whole = [shape for shape in asked if shape[0] == 2]
+    assert whole == [(2, 3), *[(2, 1)] * (len(whole) - 1)]
+    assert sum(n for _, n in asked) == 3 + 9 + ends  # who is left is encoded once more

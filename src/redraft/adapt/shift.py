@@ -24,6 +24,7 @@ class NextToken(nn.Module):
     """
 
     timed = False
+    lagging = True  # keys and values at l are of the token before l
 
     def __init__(self, model: nn.Module, bos_id: int, spare: bool = False):
         super().__init__()

@@ -52,6 +52,7 @@ class Front:
         self.past: Tokens | None = None  # tokens of the finished blocks that are remembered
         self.doc: Tokens | None = None
         self.store = Dense()
+        self.put = 0  # positions that the last pass put into the store, as they will stay
 
     def begin(self, first: int) -> int:
         """Where the block with position `first` begins: blocks are counted from the row's start."""
@@ -95,7 +96,10 @@ class Front:
             return self.model.features(x, t, mask=self.seen(doc, x.shape[1]))
         seen = self.seen(torch.cat([self.doc[rows], doc], 1), x.shape[1])
         if self.cached:
-            store = self.store if len(rows) == len(self.past) else self.store.rows(rows)
+            whole = len(rows) == len(self.past)
+            store = self.store if whole else self.store.rows(rows)
+            # Where no key depends on its own token, those of one open position are final.
+            self.put = int(whole and x.shape[1] == 1 and getattr(self.model, "lagging", False))
             return self.model.features(x, t, mask=seen, kv=store)
         past = self.past[rows]
         t = torch.cat([torch.zeros_like(past).to(t), t.expand(x.shape)], 1)
@@ -119,18 +123,22 @@ class Front:
             keep = self.context // 2 // self.size * self.size
             gone = self.past.shape[1] - keep
             self.past, self.doc, self.store = self.past[:, gone:], self.doc[:, gone:], Dense()
-            x = self.past
-        if self.cached and x.shape[1]:
+            x, self.put = self.past, 0
+        if self.put == x.shape[1] and self.put:
+            self.store.keep(x[..., None].double())
+            self.store.commit(self.put)
+        elif self.cached and x.shape[1]:
             clean = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
             seen = self.finished & Documents(self.doc)
             self.model.features(x, clean, mask=seen, kv=self.store)
             self.store.commit(x.shape[1])
+        self.put = 0
 
     def drop(self, which: Rows) -> None:
         """Forget the rows that are not in `which`."""
         if self.past is not None and self.doc is not None:
             self.past, self.doc = self.past[which], self.doc[which]
-            self.store = self.store.rows(which)
+            self.store, self.put = self.store.rows(which), 0
 
 
 def generate_blocks(
