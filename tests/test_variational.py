@@ -10,9 +10,10 @@ from torch.nn.functional import one_hot
 from redraft.errors import BadInput
 from redraft.mask import Full
 from redraft.objective.nelbo import jump_rate
-from redraft.objective.variational import Variational, masked_kl, prior_gap, step_kl
+from redraft.objective.variational import Variational, masked_kl, mixed_kl, prior_gap, step_kl
 from redraft.process.gidd import Gidd
 from redraft.process.graph import Neighbours, pack
+from redraft.process.interpolating import Interpolating
 from redraft.process.kernel import Gaussian, Reflected
 from redraft.process.matrix import Matrix
 from redraft.process.mixing import Mixing
@@ -396,3 +397,20 @@ def test_32768_tokens_train(kind):
         optim.zero_grad()
         losses.append(loss.total.item())
     assert losses[1] < losses[0]
+
+
+@every
+def test_the_short_way_of_noise_that_knows_nothing_is_the_long_one(process):
+    if not isinstance(process, Interpolating):
+        pytest.skip("noise that goes to tokens like the one it replaces")
+    rng = torch.Generator().manual_seed(0)
+    ks, x0, xt = torch.cartesian_prod(torch.arange(1, T + 1), LETTERS, torch.arange(V)).T
+    t = ks.double() / T
+    s = (ks - 1).double() / T
+    logits = torch.randn(len(t), V, generator=rng, dtype=torch.float64, requires_grad=True)
+    seen = process.marginal(one_hot(x0, V).double(), t).gather(-1, xt[:, None])[:, 0] > 0
+    rows = [each[seen] for each in (x0, xt, s, t)]
+    long, short = (f(process, logits[seen], *rows) for f in (step_kl, mixed_kl))
+    torch.testing.assert_close(short, long, rtol=1e-10, atol=1e-12)
+    slopes = [torch.autograd.grad(kl.sum(), logits, retain_graph=True)[0] for kl in (long, short)]
+    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)

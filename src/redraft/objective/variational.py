@@ -102,6 +102,8 @@ class Variational:
         s = ((t * self.steps).round() - 1) / self.steps
         if self.process.absorbing and isinstance(self.process, Interpolating):
             kl = masked_kl(self.process, logits, x0, xt, s, t)
+        elif isinstance(self.process, Interpolating) and isinstance(self.process.reading, Others):
+            kl = mixed_kl(self.process, logits, x0, xt, s, t)
         else:
             kl = step_kl(self.process, logits, x0, xt, s, t)
         nats = share * (self.steps * kl + prior_gap(self.process, x0))
@@ -136,6 +138,29 @@ def unseen(process: Discrete, logits: Rows, xt: Ids, t: Times) -> Rows:
     p = process.copy(process.log_x0(logits.double(), xt, t), xt).exp()
     likely = process.transition(xt, torch.zeros_like(t), t).to(p)
     return torch.where(likely > 0, p / likely.where(likely > 0, 1.0), 0.0)
+
+
+def mixed_kl(process: Interpolating, logits: Rows, x0: Ids, xt: Ids, s: Times, t: Times) -> Each:
+    """`step_kl` where noise does not know what it replaces: one logarithm for each token."""
+    early, step = process.shares(s), process.between(s, t)
+    guess = process.marginal(process.normalised(logits.double()).exp(), s)
+    log = guess.clamp(min=LEAST).log()
+    noise = process.spread(early)
+    here, there = (x[:, None] for x in (xt, x0))
+    own, at_x0, at_xt = early.kept, noise.gather(-1, there)[:, 0], noise.gather(-1, here)[:, 0]
+    truth = at_xt + own * (xt == x0)  # q(xs = xt | x0)
+    right = xlogx(own + at_x0) - xlogx(at_x0) - own * log.gather(-1, there)[:, 0]
+    whole = right + torch.xlogy(noise, noise).sum(-1) - (noise * log).sum(-1)
+    stay = xlogx(truth) - truth * log.gather(-1, here)[:, 0]
+    arrive = process.at(step, xt)
+    chance = step.kept * truth + arrive
+    guessed = step.kept * guess.gather(-1, here)[:, 0] + arrive
+    return (step.kept * stay + arrive * whole) / chance - chance.log() + guessed.log()
+
+
+def xlogx(x: Each) -> Each:
+    """x log x, and 0 at 0."""
+    return torch.xlogy(x, x)
 
 
 def masked_kl(process: Interpolating, logits: Rows, x0: Ids, xt: Ids, s: Times, t: Times) -> Each:
