@@ -64,7 +64,7 @@ def test_what_there_is_no_room_for_is_left_empty(tmp_path):
 
 def test_completions_know_their_problem(tmp_path):
     found = model("causal", tmp_path)
-    task = puzzles.fresh(["add:2"], 5, 0)
+    task = puzzles.fresh(["add:2"], 5)
     done = list(completions(found, task.problems, 3, 6, False, HOT, 0, rows=4))
     assert sorted(i for i, _ in done) == sorted([*range(5)] * 3)
     assert len({text for _, text in done}) > 5  # attempts differ
@@ -78,7 +78,7 @@ def test_completions_know_their_problem(tmp_path):
 
 def test_room_is_what_the_longest_answer_takes(tmp_path):
     found = model("causal", tmp_path)
-    task = puzzles.fresh(["add:3"], 40, 0)
+    task = puzzles.fresh(["add:3"], 40)
     longest = max(len(each.answer) for each in task.problems)
     assert room(found, task, False) == longest + 1 and room(found, task, True) == 256
     assert room(found, Task("other", [], length=99), True) == 99
@@ -114,7 +114,7 @@ def test_accuracy_counts_problems_and_kinds():
 
 
 def test_an_answer_is_the_first_line_or_all_of_a_chat():
-    (each,) = puzzles.fresh(["add:1"], 1, 0).problems
+    (each,) = puzzles.fresh(["add:1"], 1).problems
     assert each.answered("\n12\n3+4=7", False) == "12"
     assert each.answered(" 3 and 4\nare 7 ", True) == "3 and 4\nare 7"
     assert each.judged(f"It is {each.answer}.").passed and not each.judged("no").passed
@@ -123,18 +123,17 @@ def test_an_answer_is_the_first_line_or_all_of_a_chat():
 def test_tasks_by_their_words(tmp_path):
     path = tmp_path / "p.jsonl"
     write(path, ["countdown:2"], 12, True, 4)
-    assert len(find("puzzles", None, None, 0).problems) == 500
-    assert [p.kind for p in find("add:2,chain", None, 4, 0).problems] == ["add", "chain"] * 2
-    for task in (find(str(path), None, None, 0), find("puzzles", path, None, 0)):
+    assert len(find("puzzles", None, None).problems) == 500
+    assert [p.kind for p in find("add:2,chain", None, 4).problems] == ["add", "chain"] * 2
+    for task in (find(str(path), None, None), find("puzzles", path, None)):
         assert [p.kind for p in task.problems] == ["countdown"] * 12 and not task.runs
-    assert len(find(str(path), None, 5, 0).problems) == 5
-    fresh = [find("add:4", None, 20, seed).problems for seed in (0, 0, 1)]
-    assert fresh[0] == fresh[1] != fresh[2]
-    assert all(each.inner.test for each in fresh[0])
+    assert len(find(str(path), None, 5).problems) == 5
+    few, many = (find("add:4", None, limit).problems for limit in (20, 40))
+    assert few == many[:20] and all(each.inner.test for each in many)
     with pytest.raises(BadInput, match="draws its problems"):
-        find("add:4", path, None, 0)
+        find("add:4", path, None)
     with pytest.raises(BadInput, match="the size of add is between"):
-        find("add:99", None, None, 0)
+        find("add:99", None, None)
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "block"])
@@ -164,5 +163,5 @@ def test_the_command(kind, tmp_path, monkeypatch, capsys):
     assert sum(row["passed"] for row in rows) == told["right"]
     code, said, _ = run("--task", "add:2", "--limit", "3")
     assert code == 0 and "pass@1 0." in said and "95 % interval [0.0" in said
-    code, _, err = run("--task", "add:2", "--execute")
+    code, _, err = run("--task", "add:2", "--limit", "3", "--execute")
     assert code == 2 and "runs no code" in err

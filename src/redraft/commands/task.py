@@ -33,7 +33,7 @@ def task(
     from redraft.loading import open_pretrained
     from redraft.progress import bar
 
-    found = find(name, problems, limit, seed)
+    found = find(name, problems, limit)
     if run and not found.runs:
         raise BadInput(f"--task {name} runs no code, so it goes without --execute")
     model = open_pretrained(checkpoint)

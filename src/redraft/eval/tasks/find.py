@@ -8,7 +8,7 @@ from redraft.eval.tasks.task import Task
 from redraft.puzzle.find import KINDS
 
 
-def find(word: str, problems: Path | None, limit: int | None, seed: int) -> Task:
+def find(word: str, problems: Path | None, limit: int | None) -> Task:
     """humaneval, puzzles, a file of problems, or kinds of puzzles such as add:4,chain."""
     if word == "humaneval":
         if problems is None:
@@ -23,7 +23,7 @@ def find(word: str, problems: Path | None, limit: int | None, seed: int) -> Task
             f"kind of puzzle: {', '.join(KINDS)}"
         )
     if problems is None:
-        return puzzles.fresh(words, limit, seed)
+        return puzzles.fresh(words, limit)
     if words:
         raise BadInput(f"--task {word} draws its problems, so it goes without --problems")
     return puzzles.of_file(problems, limit)

@@ -52,6 +52,6 @@ def of_file(path: Path, limit: int | None) -> Task:
     return task(path.stem, find.read(path)[:limit])
 
 
-def fresh(words: list[str], limit: int | None, seed: int) -> Task:
-    """Problems that no training file of `redraft data puzzles` has, whatever its seed."""
-    return task("puzzles", find.drawn(words, limit or PROBLEMS, True, seed))
+def fresh(words: list[str], limit: int | None) -> Task:
+    """The first problems that no training file of `redraft data puzzles` has, whatever its seed."""
+    return task("puzzles", find.drawn(words, limit or PROBLEMS, True, 0))
