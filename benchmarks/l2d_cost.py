@@ -1,0 +1,196 @@
+"""What a token costs when it is refined in several steps (L2D): FLOPs, seconds, memory.
+
+python benchmarks/l2d_cost.py                                 # SmolLM2-135M-Instruct
+python benchmarks/l2d_cost.py --base runs/ar --contexts 16 --steps 1 4
+python benchmarks/l2d_cost.py --count                         # FLOPs alone, nothing is computed
+python benchmarks/l2d_cost.py --table
+
+A cell is a context, a number of steps, and whether the frozen network's keys and values are kept;
+without, every call of the path reads the whole text anew. Each is a process of its own and a file
+in --out, so that its peak memory is its own and the command goes on where it was killed. A path
+with fresh weights costs what a trained one does.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from redraft.adapt.base import plain
+from redraft.adapt.l2d import L2DConfig
+from redraft.cache.store import Dense
+from redraft.files import write_text
+from redraft.lab.tables import table as markdown
+from redraft.loading import open_pretrained
+from redraft.mask import BlockCausal
+from redraft.model.path import LowRank
+from redraft.model.path_layer import PathConfig
+from redraft.process.mixing import Mixing
+from redraft.sample.l2d import L2DFront, Refine
+from redraft.sample.ode import EULER, HEUN, MIDPOINT, RK4, Fixed
+from redraft.sample.predict import blank
+from redraft.sample.unmask import Draw
+from redraft.types import Rng
+
+SOLVERS = {"euler": EULER, "midpoint": MIDPOINT, "heun": HEUN, "rk4": RK4}
+KEPT, ANEW = "kept", "anew"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="smollm2-135m-instruct")
+    parser.add_argument("--contexts", type=int, nargs="*", default=[128, 512, 2048])
+    parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 8, 32])
+    parser.add_argument("--cache", nargs="*", choices=(KEPT, ANEW), default=[KEPT, ANEW])
+    parser.add_argument("--solver", choices=SOLVERS, default="midpoint")
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=1, help="texts at a time")
+    parser.add_argument("--tokens", type=int, default=5, help="timed, behind one that is not")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--out", type=Path, default=Path("runs/l2d-cost"))
+    parser.add_argument("--count", action="store_true", help="count FLOPs, compute nothing")
+    parser.add_argument("--here", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    cells = [f"{c}-{s}-{k}" for k in args.cache for c in args.contexts for s in args.steps]
+    if args.here is not None:
+        write_text(path(args, args.here), json.dumps(cell(args.here, args)) + "\n")
+        return
+    for name in [] if args.table else cells:
+        if not path(args, name).exists():
+            words = [sys.executable, __file__, *sys.argv[1:], "--here", name]
+            subprocess.run(words, check=True)
+    table(args, cells)
+
+
+def path(args: Any, name: str) -> Path:
+    """Where a cell is kept."""
+    return args.out / f"{'flops-' if args.count else ''}{name}-{args.solver}-{args.dtype}.json"
+
+
+class Anew:
+    """A network that reads the whole text again whenever its path is asked."""
+
+    def __init__(self, model: Any):
+        self.model, self.front = model, None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def beside(self, h: Any, kv: Any, z: Any, t: Any, **more: Any) -> Any:
+        """The path's features, behind a text that is read for them."""
+        store, tokens = Dense(), self.front.tokens
+        h = self.model.read(tokens, mask=BlockCausal(1), kv=store)
+        store.commit(tokens.shape[1])
+        return self.model.beside(h[:, -1:], store, z, t, **more)
+
+
+@torch.no_grad()
+def cell(name: str, args: Any) -> dict[str, Any]:
+    """One context, number of steps, and whether the cache is kept."""
+    context, steps, cache = name.split("-")
+    device = torch.device("meta" if args.count else "cuda" if torch.cuda.is_available() else "cpu")
+    model = network(args, device)
+    V, shape = model.config.vocab_size, model.config.inner
+    how = Refine(int(steps), Fixed(SOLVERS[args.solver]), draw=Draw(0.0))
+    loaded = memory(device)
+    kept = model if cache == KEPT else Anew(model)
+    last = Last(kept, Mixing(V, V - 1), how, int(context), args, device)
+    told = {"context": int(context), "steps": int(steps), "cache": cache, "rows": args.rows}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        last.token()
+    told |= {"calls": last.calls, "flops": counted.get_total_flops() / args.rows}
+    told |= {"parameters": sum(p.numel() for p in model.parameters()), "depth": shape.depth}
+    if args.count:
+        return told
+    seconds = []
+    for _ in range(args.tokens):
+        began = time.perf_counter()
+        last.token()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - began) / args.rows)
+    middle = statistics.median(seconds)
+    return told | {"seconds": middle, "loaded_mb": loaded, "peak_mb": memory(device)}
+
+
+def network(args: Any, device: torch.device) -> Any:
+    """A fresh path beside the base; to count, its shape is all that is needed."""
+    base: Any = open_pretrained(args.base).model
+    inner: Any = plain(base)
+    config = L2DConfig(inner.config, getattr(base, "bos_id", 0), PathConfig(LowRank(args.rank)))
+    config = L2DConfig(config.inner, config.bos_id, config.path, spare=True)
+    if device.type == "meta":
+        with device:
+            return config.build().eval()
+    return config.around(inner.to(device, DTYPES[args.dtype])).eval()
+
+
+class Last:
+    """A text of so many tokens, whose next token is asked for again and again."""
+
+    def __init__(
+        self, model: Any, process: Mixing, how: Refine, context: int, args: Any, device: Any
+    ):
+        self.front = L2DFront(model, process, how, context + 64, Rng.seeds(*range(args.rows)))
+        if isinstance(model, Anew):
+            model.front = self.front
+        self.rng, self.how, self.device = Rng.seeds(*range(args.rows)), how, device
+        self.context, self.rows, self.calls = context, args.rows, 0
+        x = torch.zeros(args.rows, context - 1, dtype=torch.long, device=device)
+        self.front.advance(x, torch.zeros_like(x), 64)
+        self.ask()
+
+    def token(self) -> None:
+        """One token more is read, and the one behind it believed in."""
+        x = torch.zeros(self.rows, 1, dtype=torch.long, device=self.device)
+        if isinstance(self.front.model, Anew):
+            self.front.store, self.front.unread = Dense(), self.context
+            self.ask()
+            return
+        self.front.advance(x, torch.zeros_like(x), 1)
+        self.ask()
+
+    def ask(self) -> None:
+        """The belief about the next token."""
+        before = self.front.refiner.evaluations
+        self.front.believe(blank([[None]] * self.rows, 0, 0), None)
+        self.calls = (self.front.refiner.evaluations - before) // self.rows
+
+
+def memory(device: torch.device) -> float:
+    """Most megabytes so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table(args: Any, cells: list[str]) -> None:
+    """What is there, as Markdown."""
+    found = [json.loads(path(args, c).read_text()) for c in cells if path(args, c).exists()]
+    head = ["keys and values", "context", "steps", "calls of the path", "GFLOP a token"]
+    head += ["of one step's"] + ([] if args.count else ["seconds a token", "peak MB"])
+    one = {(it["cache"], it["context"]): it["flops"] for it in found if it["steps"] == 1}
+    rows = []
+    for it in found:
+        alone = one.get((it["cache"], it["context"]))
+        row = [it["cache"], str(it["context"]), str(it["steps"]), str(it["calls"])]
+        row += [f"{it['flops'] / 1e9:.3f}", "" if alone is None else f"{it['flops'] / alone:.2f}"]
+        row += [] if args.count else [f"{it['seconds']:.4f}", f"{it['peak_mb']:.0f}"]
+        rows.append(row)
+    print(markdown(head, rows))
+
+
+if __name__ == "__main__":
+    main()
