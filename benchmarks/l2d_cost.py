@@ -1,8 +1,8 @@
 """What a token costs when it is refined in several steps (L2D): FLOPs, seconds, memory.
 
-python benchmarks/l2d_cost.py                                 # SmolLM2-135M-Instruct
+python benchmarks/l2d_cost.py                              # SmolLM2-135M-Instruct
 python benchmarks/l2d_cost.py --base runs/ar --contexts 16 --steps 1 4
-python benchmarks/l2d_cost.py --count                         # FLOPs alone, nothing is computed
+python benchmarks/l2d_cost.py --count                         # FLOPs alone
 python benchmarks/l2d_cost.py --table
 
 A cell is a context, a number of steps, and whether the frozen network's keys and values are kept;
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=5, help="timed, behind one that is not")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--out", type=Path, default=Path("runs/l2d-cost"))
-    parser.add_argument("--count", action="store_true", help="count FLOPs, compute nothing")
+    parser.add_argument("--count", action="store_true", help="count FLOPs alone, time nothing")
     parser.add_argument("--here", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     args = parser.parse_args()
@@ -83,87 +83,121 @@ class Anew:
     """A network that reads the whole text again whenever its path is asked."""
 
     def __init__(self, model: Any):
-        self.model, self.front = model, None
+        self.inner, self.front = model, None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        return getattr(self.inner, name)
 
     def beside(self, h: Any, kv: Any, z: Any, t: Any, **more: Any) -> Any:
         """The path's features, behind a text that is read for them."""
         store, tokens = Dense(), self.front.tokens
-        h = self.model.read(tokens, mask=BlockCausal(1), kv=store)
+        h = self.inner.read(tokens, mask=BlockCausal(1), kv=store)
         store.commit(tokens.shape[1])
-        return self.model.beside(h[:, -1:], store, z, t, **more)
+        return self.inner.beside(h[:, -1:], store, z, t, **more)
 
 
 @torch.no_grad()
 def cell(name: str, args: Any) -> dict[str, Any]:
     """One context, number of steps, and whether the cache is kept."""
     context, steps, cache = name.split("-")
-    device = torch.device("meta" if args.count else "cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = network(args, device)
-    V, shape = model.config.vocab_size, model.config.inner
-    how = Refine(int(steps), Fixed(SOLVERS[args.solver]), draw=Draw(0.0))
-    loaded = memory(device)
-    kept = model if cache == KEPT else Anew(model)
-    last = Last(kept, Mixing(V, V - 1), how, int(context), args, device)
     told = {"context": int(context), "steps": int(steps), "cache": cache, "rows": args.rows}
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        last.token()
-    told |= {"calls": last.calls, "flops": counted.get_total_flops() / args.rows}
-    told |= {"parameters": sum(p.numel() for p in model.parameters()), "depth": shape.depth}
+    told |= {"parameters": sum(p.numel() for p in model.parameters())}
+    told |= {"calls": calls(refine(int(steps), args))}
+
+    def last(steps: int) -> "Last":
+        kept = model if cache == KEPT else Anew(model)
+        return Last(kept, refine(steps, args), int(context), args.rows)
+
     if args.count:
-        return told
-    seconds = []
+        return told | {"flops": counted(last, told["calls"], args) / args.rows}
+    loaded, text, seconds = memory(device), last(int(steps)), []
+    text.token()
     for _ in range(args.tokens):
         began = time.perf_counter()
-        last.token()
+        text.token()
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - began) / args.rows)
-    middle = statistics.median(seconds)
-    return told | {"seconds": middle, "loaded_mb": loaded, "peak_mb": memory(device)}
+    assert text.calls == told["calls"]
+    peak = memory(device)
+    told |= {"seconds": statistics.median(seconds), "loaded_mb": loaded, "peak_mb": peak}
+    return told | {"flops": counted(last, told["calls"], args) / args.rows}
+
+
+def refine(steps: int, args: Any) -> Refine:
+    """How a token is refined."""
+    return Refine(steps, Fixed(SOLVERS[args.solver]), draw=Draw(0.0))
+
+
+def calls(how: Refine) -> int:
+    """How often the path is asked for a token: where all is noise it has nothing to say."""
+    if not how.refines:
+        return 0
+    asked = []
+
+    def slope(z: Any, t: Any, rows: Any) -> Any:
+        asked.append(bool(t < 1))
+        return z
+
+    list(how.solver.solve(slope, torch.zeros(1, 1), how.grid))
+    return sum(asked) + 1
+
+
+def counted(last: Any, calls_: int, args: Any) -> float:
+    """FLOPs of a token: those of one step, and as many of the path as it has calls.
+
+    Every call costs the same, so they are counted for two steps and not for all.
+    """
+    found = []
+    for steps in (1, 2) if calls_ else (1,):
+        text = last(steps)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
+            text.token()
+        found.append(count.get_total_flops())
+    each = (found[-1] - found[0]) / calls(refine(2, args))
+    return found[0] + calls_ * each
 
 
 def network(args: Any, device: torch.device) -> Any:
-    """A fresh path beside the base; to count, its shape is all that is needed."""
+    """A fresh path beside the base."""
     base: Any = open_pretrained(args.base).model
     inner: Any = plain(base)
-    config = L2DConfig(inner.config, getattr(base, "bos_id", 0), PathConfig(LowRank(args.rank)))
-    config = L2DConfig(config.inner, config.bos_id, config.path, spare=True)
-    if device.type == "meta":
-        with device:
-            return config.build().eval()
+    bos = getattr(base, "bos_id", 0)
+    config = L2DConfig(inner.config, bos, PathConfig(LowRank(args.rank)), spare=True)
     return config.around(inner.to(device, DTYPES[args.dtype])).eval()
 
 
 class Last:
-    """A text of so many tokens, whose next token is asked for again and again."""
+    """A text of so many tokens: its last one is read, and the one behind it believed in."""
 
-    def __init__(
-        self, model: Any, process: Mixing, how: Refine, context: int, args: Any, device: Any
-    ):
-        self.front = L2DFront(model, process, how, context + 64, Rng.seeds(*range(args.rows)))
+    def __init__(self, model: Any, how: Refine, context: int, rows: int):
+        V = model.model.config.vocab_size
+        rng = Rng.seeds(*range(rows))
+        # [MASK], which is never said, is one more than the network's tokens
+        self.front = L2DFront(model, Mixing(V + 1, V), how, 2 * context + 64, rng)
         if isinstance(model, Anew):
             model.front = self.front
-        self.rng, self.how, self.device = Rng.seeds(*range(args.rows)), how, device
-        self.context, self.rows, self.calls = context, args.rows, 0
-        x = torch.zeros(args.rows, context - 1, dtype=torch.long, device=device)
-        self.front.advance(x, torch.zeros_like(x), 64)
-        self.ask()
+        self.context, self.rows, self.calls = context, rows, 0
+        self.device = model.head_parameters()[0].device
+        x = torch.zeros(
+            rows,
+            context - (1 if isinstance(model, Anew) else 2),
+            dtype=torch.long,
+            device=self.device,
+        )
+        self.front.advance(x, torch.zeros_like(x), 64)  # behind the token that all begin with
+        if not isinstance(model, Anew):
+            self.front.read(blank([[None]] * rows, 0, 0))
 
     def token(self) -> None:
-        """One token more is read, and the one behind it believed in."""
-        x = torch.zeros(self.rows, 1, dtype=torch.long, device=self.device)
+        """One token more; without the cache, the whole text again in its place."""
         if isinstance(self.front.model, Anew):
-            self.front.store, self.front.unread = Dense(), self.context
-            self.ask()
-            return
-        self.front.advance(x, torch.zeros_like(x), 1)
-        self.ask()
-
-    def ask(self) -> None:
-        """The belief about the next token."""
+            self.front.store, self.front.unread = Dense(), self.front.tokens.shape[1]
+        else:
+            x = torch.zeros(self.rows, 1, dtype=torch.long, device=self.device)
+            self.front.advance(x, torch.zeros_like(x), 1)
         before = self.front.refiner.evaluations
         self.front.believe(blank([[None]] * self.rows, 0, 0), None)
         self.calls = (self.front.refiner.evaluations - before) // self.rows

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from redraft.attempt import completions, flowing, flows, grouped, room, until, written
 from redraft.cli import main
@@ -20,11 +21,12 @@ PROMPTS = ["1+2=", "10+2=", "3+4=", "55+66=", "7+8=", "100+200=", "9+9="]
 LEFT = Unmask(leftmost, TopK(1), Draw(0.0))
 HOT = Unmask(leftmost, TopK(1), Draw(1.0))
 ANY = Unmask(confidence, Steps(3), Draw(0.0))
-WAYS = {"causal": LEFT, "hot": HOT, "masked": ANY, "block": ANY}
+WARM = Unmask(confidence, Steps(3), Draw(1.0))
+WAYS = {"causal": LEFT, "hot causal": HOT, "masked": ANY, "hot masked": WARM, "block": ANY}
 
 
 def opened(kind, tmp_path):
-    return model("causal" if kind == "hot" else kind, tmp_path)
+    return model(kind.removeprefix("hot "), tmp_path)
 
 
 @pytest.mark.parametrize("kind", WAYS)
@@ -37,10 +39,10 @@ def test_each_gets_what_it_gets_alone(kind, tmp_path):
     for i, ids in enumerate(prompts):
         ((_, alone),) = written(found, [ids], 6, way, [seeds[i]], rows=1)
         assert every[i] == alone and len(alone) > 0
-    assert flows(found, way) is (kind in ("causal", "hot"))
+    assert flows(found, way) is kind.endswith("causal")
 
 
-@pytest.mark.parametrize("kind", ["causal", "hot"])
+@pytest.mark.parametrize("kind", ["causal", "hot causal"])
 def test_flowing_rows_say_what_canvases_do(kind, tmp_path):
     found, way = opened(kind, tmp_path), WAYS[kind]
     prompts = [found.tokenizer.encode(text) for text in PROMPTS]
@@ -51,6 +53,18 @@ def test_flowing_rows_say_what_canvases_do(kind, tmp_path):
         if kind == "causal":
             assert until(one[i], ends) == until(two[i], ends)
         assert found.tokenizer.mask_id not in one[i]
+
+
+def test_the_mask_is_never_written(tmp_path, monkeypatch):
+    found = model("causal", tmp_path)
+    network, mask = found.model.model, found.tokenizer.mask_id
+    head = network.head
+    monkeypatch.setattr(
+        network, "head", lambda h: head(h).index_fill(-1, torch.tensor([mask]), 1e4)
+    )
+    prompts = [found.tokenizer.encode(text) for text in PROMPTS]
+    for _, ids in written(found, prompts, 6, LEFT, range(len(prompts)), 4):
+        assert ids and mask not in ids
 
 
 def test_what_there_is_no_room_for_is_left_empty(tmp_path):
@@ -69,6 +83,9 @@ def test_completions_know_their_problem(tmp_path):
     assert sorted(i for i, _ in done) == sorted([*range(5)] * 3)
     assert len({text for _, text in done}) > 5  # attempts differ
     assert done == list(completions(found, task.problems, 3, 6, False, HOT, 0, rows=4))
+    twice = list(completions(found, task.problems, 2, 6, False, LEFT, 0))
+    once = dict(completions(found, task.problems, 1, 6, False, LEFT, 0))
+    assert len(set(once.values())) > 1 and all(once[i] == text for i, text in twice)
     chat = list(completions(found, task.problems, 1, 6, True, LEFT, 0))
     ids = found.voice.chat.prompt([Turn("user", task.problems[2].asked(True))])
     ((_, alone),) = written(found, [ids], 6, LEFT, [2])
