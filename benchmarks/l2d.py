@@ -235,7 +235,8 @@ def report(args: Any) -> None:
     print(markdown(head, rows))
     name = f"curve-{args.solver}-{args.estimate}"
     write_text(args.out / f"{name}.json", json.dumps(list(cells.values()), indent=1) + "\n")
-    draw(cells, args.out / f"{name}.png")
+    if any(f"l2d-{n}" in cells for n in STEPS):
+        draw(cells, args.out / f"{name}.png")
 
 
 def draw(cells: dict[str, dict], path: Path) -> None:
