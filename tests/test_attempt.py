@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from redraft.adapt.l2d import TINY, L2DConfig
 from redraft.attempt import completions, flowing, flows, grouped, room, until, written
 from redraft.cli import main
 from redraft.data.chat import Turn
@@ -13,9 +14,15 @@ from redraft.errors import BadInput
 from redraft.eval.tasks import puzzles
 from redraft.eval.tasks.find import find
 from redraft.eval.tasks.task import Accuracy, Attempt, Problem, Task, accuracy, by_kind, wilson
+from redraft.mask import BlockCausal
+from redraft.objective.l2d import Refining
+from redraft.pretrained import Pretrained
 from redraft.puzzle.find import drawn, write
+from redraft.sample.l2d import Refine
+from redraft.sample.ode import Adaptive
 from redraft.sample.unmask import Draw, Steps, TopK, Unmask, confidence, leftmost
-from tests.test_dialogue import model
+from tests.talk import DEFAULT
+from tests.test_dialogue import PROCESS, SHAPE, WORDS, model
 
 PROMPTS = ["1+2=", "10+2=", "3+4=", "55+66=", "7+8=", "100+200=", "9+9="]
 LEFT = Unmask(leftmost, TopK(1), Draw(0.0))
@@ -23,10 +30,25 @@ HOT = Unmask(leftmost, TopK(1), Draw(1.0))
 ANY = Unmask(confidence, Steps(3), Draw(0.0))
 WARM = Unmask(confidence, Steps(3), Draw(1.0))
 WAYS = {"causal": LEFT, "hot causal": HOT, "masked": ANY, "hot masked": WARM, "block": ANY}
+WAYS |= {"refining": Refine(3, draw=Draw(1.0)), "adaptive": Refine(solver=Adaptive())}
 
 
 def opened(kind, tmp_path):
+    if kind in ("refining", "adaptive"):
+        return refining(tmp_path)
     return model(kind.removeprefix("hot "), tmp_path)
+
+
+def refining(tmp_path):
+    """A tiny random network with a diffusion path (L2D)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = L2DConfig(SHAPE, WORDS.eos_id, TINY).build().eval()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.add_(torch.randn(weight.shape) * 0.3)
+    parts = (PROCESS, BlockCausal(1), Refining(PROCESS), 400, tmp_path)
+    return Pretrained(network, WORDS, *parts, template=DEFAULT)
 
 
 @pytest.mark.parametrize("kind", WAYS)
@@ -153,18 +175,44 @@ def test_tasks_by_their_words(tmp_path):
         find("add:99", None, None)
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked", "block"])
-def test_the_command(kind, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
     import redraft.loading
 
-    found, out = model(kind, tmp_path), tmp_path / "out.jsonl"
-    monkeypatch.setattr(redraft.loading, "open_pretrained", lambda path: found)
-
-    def run(*words):
+    def run(kind, *words):
+        monkeypatch.setattr(redraft.loading, "open_pretrained", lambda path: opened(kind, tmp_path))
         monkeypatch.setattr(sys, "argv", ["redraft", "eval", "x", *words])
         with pytest.raises(SystemExit) as stopped:
             main()
         return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_a_model_that_refines_takes_its_own_options(command):
+    ask = ["--task", "add:2", "--limit", "4", "--length", "3", "--json"]
+    said = {}
+    for words in ("--steps 1", "--steps 3 --solver euler", "--solver adaptive --tolerance 0.1",
+                  "--steps 3 --estimate average --heat falling"):  # fmt: skip
+        code, said[words], _ = command("refining", *ask, *words.split())
+        assert code == 0 and json.loads(said[words])["attempts"] == 4
+    for kind, words, message in (
+        ("causal", "--solver euler", "--solver is for models of vectors"),
+        ("causal", "--estimate sample", "--estimate is for models that refine tokens"),
+        ("causal", "--guidance 2", "--guidance goes with a model that refines tokens"),
+        ("refining", "--label 1", "knows no classes"),
+        ("refining", "--threshold 0.5", "threshold"),
+    ):
+        code, _, err = command(kind, *ask, *words.split())
+        assert code == 2 and message in err
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked", "block", "refining"])
+def test_the_command(kind, tmp_path, command):
+    out = tmp_path / "out.jsonl"
+
+    def run(*words):
+        return command(kind, *words)
 
     code, said, _ = run(
         "--task", "add:2,chain:1", "--limit", "6", "--length", "4", "--json", "--out", str(out)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from redraft.choose import Likelihood, Order, likelihood_of, options
+from redraft.commands.write import Estimate, Guidance, Heat, Label, SolverOption, Tolerance
 from redraft.errors import BadInput
 
 Checkpoint = Annotated[Path, typer.Argument(help="folder of a checkpoint or of a run")]
@@ -68,6 +69,12 @@ def evaluate(
     temperature: Temperature = None,
     top_p: TopP = None,
     threshold: Threshold = None,
+    solver: SolverOption = None,
+    estimate: Estimate = None,
+    heat: Heat = None,
+    tolerance: Tolerance = None,
+    label: Label = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -81,17 +88,26 @@ def evaluate(
         tasks_own = {"problems": problems, "limit": limit, "out": out, "order": order}
         tasks_own |= {"temperature": temperature, "top-p": top_p, "threshold": threshold}
         tasks_own |= {"execute": execute or None, "chat": chat or None, "length": length}
+        tasks_own |= {"solver": solver, "estimate": estimate, "heat": heat, "label": label}
+        tasks_own |= {"tolerance": tolerance, "guidance": guidance}
         unread(tasks_own, "--task")
         return likelihood(checkpoint, text or [], draws, rows, field, kind, steps, seed, as_json)
-    from redraft.choose import sampler_of
+    from redraft.choose import sampler_of, solver_of
     from redraft.commands import task as tasks
     from redraft.pretrained import FILLING
 
     unread({"rows": rows}, "--text")
     given = options(temperature, None, top_p, steps, threshold)
 
+    vectors = {"solver": solver, "estimate": estimate, "heat": heat, "tolerance": tolerance}
+    told = {"label": label, "guidance": guidance}
+
     def way(model: Any, length: int) -> Any:
-        return sampler_of(model, length, order, Order.confidence, FILLING, given)
+        found = solver_of(model, order, vectors | {"clamp": None, "churn": None}, given)
+        if not model.refines:
+            unread(told, "a model that refines tokens (L2D)")
+        more = (order, Order.confidence, FILLING, given, vectors | told)
+        return found or sampler_of(model, length, *more)
 
     tasks.task(
         str(checkpoint),
