@@ -169,7 +169,7 @@ def test_a_row_does_not_depend_on_its_neighbours(sampler, row, canvas):
 
 
 @every_sampler
-def test_a_row_ends_with_the_block_that_holds_the_end(sampler, canvas):
+def test_a_row_ends_where_its_end_is(sampler, canvas):
     model = loud(LLAMA)
     free = written(Front(model, PROCESS, 4, 16), canvas, sampler)[-1]
     end = int(free.tokens[0, 5])  # what row 0 writes in its second block, perhaps not first
@@ -177,9 +177,12 @@ def test_a_row_ends_with_the_block_that_holds_the_end(sampler, canvas):
     assert not last.open.any()
     for i in range(4):
         own = (free.tokens[i] == end) & canvas.window[i]
-        stop = (int(own.int().argmax()) // 4 + 1) * 4 if own.any() else 14
+        stop = int(own.int().argmax()) + 1 if own.any() else 14
         assert torch.equal(last.tokens[i, :stop], free.tokens[i, :stop])
-        assert (last.tokens[i, stop:] == end).all()
+        block = (stop + 3) // 4 * 4  # tokens that were written out of order may stand behind it
+        behind = last.tokens[i, stop:block]
+        assert ((behind == end) | (behind == free.tokens[i, stop:block])).all()
+        assert (last.tokens[i, block:][canvas.doc[i, block:] >= 0] == end).all()
     assert torch.equal(last.doc, canvas.doc) and torch.equal(last.window, canvas.window)
 
 

@@ -38,10 +38,13 @@ MAY_IMPORT = {
     "foreign": (
         "types errors describe schedule mask weights process model adapt objective data noise"
     ),
-    "pretrained": "types errors mask process adapt objective sample data",
+    "template": "errors",
+    "filling": "types errors adapt sample template",
+    "pretrained": "types errors mask process adapt objective sample data template filling",
     "loading": (
         "types errors describe mask weights process adapt objective data foreign names pretrained"
     ),
+    "trace": "types errors describe files sample data eval view",
     "guided": "types errors mask condition process objective sample pretrained loading",
     "structure": "errors files data sample",
     "refining": "errors sample",
@@ -60,7 +63,7 @@ MAY_IMPORT = {
     "lab": f"{RUNS} view choose pretrained loading recipe progress",
     "convert": "errors files describe weights model adapt foreign pretrained loading",
     "commands": (
-        f"{RUNS} view puzzle refining choose guided pretrained loading recipe progress "
+        f"{RUNS} view trace template puzzle refining choose guided pretrained loading recipe progress "
         "reporting magpie attempt dialogue doctor convert structure"
     ),
     "cli": (

@@ -214,3 +214,15 @@ def test_edits_lead_from_one_frame_to_the_next():
             runs[at : at + drop] = put
         assert runs == after
     assert view.edits(list("abcdefg"), list("abXdefg")) == [(2, 1, ["X"])]
+
+
+def test_a_canvas_that_grows_shows_what_came_in():
+    one = canvas("ab", "..", ".w", step=1)
+    two = canvas("abxx", "..xx", ".www", step=2)
+    three = canvas("axxbxx", ".xx.xx", ".wwwww", step=3)
+    four = canvas("acxbxx", "..x.xx", ".wwwww", step=4)
+    frames = shown(one, two, three, four)
+    assert [frame.text for frame in frames] == ["ab", "ab▒▒", "a▒▒b▒▒", "ac▒b▒▒"]
+    assert runs(frames[1])[:2] == [("a", "given"), ("b", "old")]
+    assert runs(frames[2]) == [("a", "given"), ("▒▒", "masked"), ("b", "old"), ("▒▒", "masked")]
+    assert ("c", "new") in runs(frames[3])

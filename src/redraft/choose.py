@@ -23,6 +23,13 @@ class Order(StrEnum):
 LEAPS = (Order.ancestral, Order.tweedie, Order.euler)
 
 
+class Growth(StrEnum):
+    """How a canvas finds its length."""
+
+    daedal = "daedal"
+    append = "append"
+
+
 class Likelihood(StrEnum):
     """How the likelihood of a text is measured."""
 
@@ -145,6 +152,22 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
         return corrected(model, following(model, tokens, order, given), given)
     refuse(f"--order {order.value}", given, "correct")
     return unmasking(tokens, order, drawing(draw, given), given)
+
+
+def growing(model, tokens, growth: Growth, block: int | None, order, draw, given: dict, vectors):
+    """A sampler whose canvas grows: by what DAEDAL says, or by blocks until there is an end."""
+    from redraft.sample.daedal import Daedal
+    from redraft.sample.grow import Append
+
+    if growth is Growth.daedal:
+        refuse("--grow daedal", given, *given)
+        if order is not None:
+            raise BadInput("--grow daedal writes what it is sure of: it does not go with --order")
+        found = Daedal(model.tokenizer.mask_id)
+        return found if block is None else Daedal(model.tokenizer.mask_id, first=block)
+    size, given = within(block or 32, tokens, given)
+    inner = sampler_of(model, size, order, Order.random, draw, given, vectors)
+    return Append(inner, model.tokenizer.mask_id, size)
 
 
 def within(size: int, tokens: int, given: dict) -> tuple[int, dict]:

@@ -39,7 +39,7 @@ class Told(Pretrained):
         """Both beliefs for a sampler that reads two; else they are blended before it."""
         if getattr(sampler, "ratios", False):
             raise BadInput("guidance blends beliefs about x0; this sampler reads jump rates")
-        model = cast(Denoiser, Labelled(self.model, self.label))
+        model = cast(Denoiser, Labelled(self.network, self.label))
         told = bind(model, self.process, self.mask)
         form = sampler if isinstance(sampler, Tempered) else Mixed(self.gamma)
         return form.between(told, super().predict(sampler))

@@ -1,6 +1,5 @@
 """A model that writes, whatever it is inside: network, tokenizer, noise and sampler together."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,10 +9,12 @@ from typing import Any, cast
 from torch import nn
 
 from redraft.adapt.l2d import L2D
+from redraft.adapt.meter import Meter, Metered
 from redraft.adapt.shift import NextToken
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
+from redraft.filling import fitted
 from redraft.mask import BlockCausal, Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
@@ -26,9 +27,13 @@ from redraft.sample.ancestral import evenly
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.constrain import Constrained
 from redraft.sample.dual import DualFront
+from redraft.sample.grow import Growing, begun
 from redraft.sample.l2d import L2DFront, Refine
 from redraft.sample.lossless import Lossless, write
+from redraft.sample.note import Noted
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
+from redraft.sample.stop import Until
+from redraft.sample.tally import Answer, Tally
 from redraft.sample.unmask import (
     Draw,
     Steps,
@@ -40,11 +45,13 @@ from redraft.sample.unmask import (
     margin,
     random,
 )
+from redraft.template import Template
 from redraft.types import Canvas, Denoiser, Objective, Rng
 
 WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
-Way = Sampler | Lossless  # of writing
-GAP = re.compile(r"\[\[(\d+)\]\]")
+Way = Sampler | Lossless | Growing  # of writing
+Rows = list[list[int | None]]  # token ids, None where one is to be written
+Seeds = int | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +68,7 @@ class Pretrained:
     template: str | None = field(default=None, kw_only=True)  # of chats, in Jinja
     usual: int | None = field(default=None, kw_only=True)  # tokens to write unless one says
     begins: bool = field(default=True, kw_only=True)  # whether texts begin behind a mark
+    meter: Meter | None = field(default=None, kw_only=True)  # counts what the network is asked
 
     @property
     def causal(self) -> bool:
@@ -123,21 +131,30 @@ class Pretrained:
         length: int | None = None,
         sampler: Way | None = None,
         seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """`num` texts that begin with `prompt`, which is part of them.
 
-        `length` counts the new tokens; without it the canvas is filled, or the usual number
-        written. Text i depends on seed + i alone, not on `num`. Raises BadInput when prompt and
-        length do not fit; a model that writes in blocks goes on beyond its context, where it
-        forgets the older half.
+        `length` counts the new tokens at most; without it the canvas is filled, or the usual
+        number written. A text ends before the first of the strings in `stop`. Text i depends on
+        seed + i alone, not on `num`. Raises BadInput when prompt and length do not fit; a model
+        that writes in blocks goes on beyond its context, where it forgets the older half.
         """
-        *_, last = self.stream(prompt, num, length, sampler, seed)
-        return self.texts(last)
+        *_, last = self.stream(prompt, num, length, sampler, seed, stop)
+        return self.texts(last, stop)
+
+    def answers(self, *what: Any, stop: Sequence[str] = (), **more: Any) -> list[Answer]:
+        """What `generate` takes; why each text ended, its tokens, and what it cost."""
+        watched = replace(self, meter=Meter())
+        tally = Tally(self.until(stop), watched.meter)
+        for _ in tally.watch(watched.stream(*what, stop=stop, **more)):
+            pass
+        return tally.answers()
 
     def infill(
-        self, template: str, num: int = 1, sampler: Way | None = None, seed: int = 0
+        self, template: str | Template, num: int = 1, sampler: Way | None = None, seed: int = 0
     ) -> list[str]:
-        """`num` versions of a template whose [[n]] are gaps of n tokens to be filled."""
+        """`num` versions of a text whose [[8]] are gaps of 8 tokens and [[4-12]] of 4 to 12."""
         *_, last = self.fill(template, num, sampler, seed)
         return self.texts(last)
 
@@ -148,20 +165,20 @@ class Pretrained:
         length: int | None = None,
         sampler: Way | None = None,
         seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> Iterator[Canvas]:
         """`generate` as canvases: the empty one first, then one a step."""
         given: list[int | None] = [*self.tokenizer.encode(prompt)]
+        until, limit = self.until(stop), self.room(len(given)) if length is None else length
+        start, sampler = begun(self, limit, sampler)
+        holds = f"the context holds {self.length}"
         if self.block is not None and length is not None and length > 0:
-            return self.run([given + [None] * length] * num, sampler, seed)
-        length = self.room(len(given)) if length is None else length
+            return self.run([given + [None] * length] * num, sampler, seed, until)
         if len(given) >= self.length:
-            raise BadInput(f"a prompt of {len(given)} tokens, but the context holds {self.length}")
-        if length < 1 or len(given) + length > self.length:
-            raise BadInput(
-                f"{length} new tokens after a prompt of {len(given)}: the context holds "
-                f"{self.length}"
-            )
-        return self.run([given + [None] * length] * num, sampler, seed)
+            raise BadInput(f"a prompt of {len(given)} tokens, but {holds}")
+        if limit < 1 or len(given) + limit > self.length:
+            raise BadInput(f"{limit} new tokens after a prompt of {len(given)}: {holds}")
+        return self.run([given + [None] * start] * num, sampler, seed, until)
 
     def room(self, given: int) -> int:
         """Tokens to write behind so many, unless one says."""
@@ -169,16 +186,23 @@ class Pretrained:
         return room if self.usual is None else min(room, self.usual)
 
     def fill(
-        self, template: str, num: int = 1, sampler: Way | None = None, seed: int = 0
+        self, template: str | Template, num: int = 1, sampler: Way | None = None, seed: int = 0
     ) -> Iterator[Canvas]:
         """`infill` as canvases."""
-        row = self.gaps(template)
+        found = self.template_of(template)
+        row = found.widest(self.length)
         if sampler is None and isinstance(self.process, Discrete):
             sampler = Unmask(margin, Steps(row.count(None)), FILLING)
-        return self.run([row] * num, sampler, seed)
+        if found.fixed:
+            return self.run([row] * num, sampler, seed)
+        return fitted(self, found, num, sampler, seed)
 
-    def gaps(self, template: str) -> list[int | None]:
-        """Token ids of a template, None for every token of a gap."""
+    def gaps(self, template: str | Template) -> list[int | None]:
+        """Token ids of a template, None for every token that a gap may hold."""
+        return self.template_of(template).widest(self.length)
+
+    def template_of(self, template: str | Template) -> Template:
+        """A template that fits. Raises BadInput for one that does not, and if it cannot fill it."""
         if self.causal:
             raise BadInput(f"{self.path}: an autoregressive model cannot fill gaps")
         if self.block is not None:
@@ -186,24 +210,12 @@ class Pretrained:
                 f"{self.path}: block diffusion does not see what stands right of a gap; fill gaps "
                 "with a model of `redraft train mdlm`"
             )
-        parts = GAP.split(template)
-        if len(parts) == 1:
-            raise BadInput(f"no gap in {template!r}: write [[8]] for one of 8 tokens")
-        if sum(map(int, parts[1::2])) > self.length:
-            raise BadInput(
-                f"gaps of {sum(map(int, parts[1::2]))} tokens, but the context is {self.length}"
-            )
-        row: list[int | None] = []
-        for i, part in enumerate(parts):
-            if i % 2 and int(part) < 1:
-                raise BadInput(f"[[{part}]]: a gap must hold at least one token")
-            row += [None] * int(part) if i % 2 else self.tokenizer.encode(part)
-        if len(row) > self.length:
-            raise BadInput(f"a template of {len(row)} tokens, but the context is {self.length}")
-        return row
+        if isinstance(template, str):
+            template = Template.read(template, self.tokenizer.encode)
+        return template.within(self.length)
 
     def run(
-        self, rows: list[list[int | None]], sampler: Way | None, seed: int | Sequence[int]
+        self, rows: Rows, sampler: Way | None, seed: Seeds, until: Until | None = None
     ) -> Iterator[Canvas]:
         """From rows with gaps to full ones. Row i has seed + i, or the seed given for it."""
         if not rows:
@@ -211,35 +223,39 @@ class Pretrained:
         if isinstance(self.trained, Classify | ClassifyVectors):
             raise BadInput(f"{self.path}: a classifier judges texts, it writes none")
         if self.causal and self.lead is None and (first := rows[0][0]) is not None:
-            yield from self.unmarked(first, rows, sampler, seed)
+            yield from self.unmarked(first, rows, sampler, seed, until)
             return
-        seeds = range(seed, seed + len(rows)) if isinstance(seed, int) else seed
-        rng = Rng.seeds(*seeds)
+        rng = Rng.seeds(*(range(seed, seed + len(rows)) if isinstance(seed, int) else seed))
         blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)
         canvas = self.process.start(blanks, rng)
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
         if isinstance(sampler, Constrained):
             sampler.checked(canvas)
+        until = until or self.until()
+        close = until.closing(canvas)
         yield canvas
         if isinstance(sampler, Lossless):
             if not self.dual:
                 raise BadInput(f"{self.path}: only a dual-stream model verifies its own drafts")
-            yield from write(self.model, canvas, sampler, self.tokenizer.eos_id)
+            yield from write(self.network, canvas, sampler, self.tokenizer.eos_id, close)
+        elif isinstance(sampler, Growing):
+            way = sampler if self.meter is None else sampler.noted()
+            yield from way.write(self.predict(way.inner), canvas, rng, until)
         elif self.block is None and not self.causal:
-            yield from generate(self.predict(sampler), canvas, sampler, rng)
+            yield from generate(self.predict(sampler), canvas, self.noted(sampler), rng, close)
         else:  # a next-token model writes blocks of one
             front = self.front(self.block or 1, sampler, rng)
-            sampler = front.fit(sampler)
-            yield from generate_blocks(front, canvas, sampler, rng, self.tokenizer.eos_id)
+            sampler = self.noted(front.fit(sampler))
+            yield from generate_blocks(front, canvas, sampler, rng, close)
 
     def unmarked(
-        self, first: int, rows: list[list[int | None]], sampler: Way | None, seed: Any
+        self, first: int, rows: Rows, sampler: Way | None, seed: Seeds, until: Until | None
     ) -> Iterator[Canvas]:
         """The same behind the first token of the prompt, in the place of a mark."""
         moved = cast(NextToken | L2D, self.model).behind(first).eval()
         sampler = sampler.later() if isinstance(sampler, Constrained) else sampler
         marked = replace(self, model=moved, length=self.length - 1, begins=True)
-        for canvas in marked.run([row[1:] for row in rows], sampler, seed):
+        for canvas in marked.run([row[1:] for row in rows], sampler, seed, until):
             yield canvas.led(first)
 
     def sampler(self, tokens: int) -> Sampler:
@@ -266,31 +282,35 @@ class Pretrained:
         if self.refines:
             how = sampler if isinstance(sampler, Refine) else Refine(1)
             rng = Rng.seeds(0) if rng is None else rng
-            return L2DFront(self.model, self.process, how, self.length, rng)
+            return L2DFront(self.network, self.process, how, self.length, rng)
         if self.dual:
-            return DualFront(self.model, self.process, size, cast(Any, self.model).config.max_len)
-        model, ratios = cast(Denoiser, self.model), getattr(sampler, "ratios", False)
+            return DualFront(self.network, self.process, size, cast(Any, self.model).config.max_len)
+        model, ratios = cast(Denoiser, self.network), getattr(sampler, "ratios", False)
         causal = self.mask == BlockCausal(1)
         return Front(model, self.process, size, self.length, ratios=ratios, causal=causal)
 
     def predict(self, sampler: Sampler) -> Predict:
         """What it believes of a canvas, in the terms of the sampler."""
         if isinstance(self.process, Gaussian):
-            return solver.bind(self.model, self.process, self.mask)
+            return solver.bind(self.network, self.process, self.mask)
         ratios = getattr(sampler, "ratios", False)
-        return bind(cast(Denoiser, self.model), self.process, self.mask, ratios)
+        return bind(cast(Denoiser, self.network), self.process, self.mask, ratios)
 
-    def texts(self, canvas: Canvas) -> list[str]:
-        """The rows as text, up to the end mark if there is one behind what was given."""
-        return [
-            self.text(row[doc >= 0].tolist(), window[doc >= 0].tolist())
-            for row, doc, window in zip(canvas.tokens, canvas.doc, canvas.window, strict=True)
-        ]
+    def until(self, stop: Sequence[str] = ()) -> Until:
+        """What ends a text: the end mark, or one of these strings."""
+        eos_id = self.tokenizer.eos_id
+        return Until(frozenset({eos_id}), eos_id, tuple(stop), self.tokenizer.decode)
 
-    def text(self, ids: Sequence[int], window: Sequence[bool]) -> str:
-        """One row as text: generated text stops at its end mark, unless more was given behind."""
-        last = max((i for i, own in enumerate(window) if not own), default=-1)
-        for i, token in enumerate(ids):
-            if token == self.tokenizer.eos_id and i > last:
-                return self.tokenizer.decode(ids[:i])
-        return self.tokenizer.decode(ids)
+    def noted(self, sampler: Sampler) -> Sampler:
+        """The sampler, which notes how sure the model was if anybody watches."""
+        return sampler if self.meter is None else Noted(sampler)
+
+    @property
+    def network(self) -> Any:
+        """What is asked: the model, behind the meter if there is one."""
+        return self.model if self.meter is None else Metered(self.model, self.meter)
+
+    def texts(self, canvas: Canvas, stop: Sequence[str] = ()) -> list[str]:
+        """The rows as text, up to their end if there is one behind what was given."""
+        closing = self.until(stop).closing(canvas)
+        return [closing.result(canvas, row).text for row in range(len(canvas.tokens))]

@@ -78,12 +78,18 @@ class Canvas:
         """The same behind one more given token."""
         front = torch.full_like(self.tokens[:, :1], token)
         closed = torch.zeros_like(front, dtype=torch.bool)
+        sure = {
+            name: torch.cat([torch.full_like(value[:, :1], torch.nan), value], 1)
+            for name, value in self.memo.items()
+            if value.shape == self.tokens.shape  # one number a position
+        }
         return replace(
             self,
             tokens=torch.cat([front, self.tokens], 1),
             noisy=torch.cat([closed, self.noisy], 1),
             window=torch.cat([closed, self.window], 1),
             doc=torch.cat([torch.zeros_like(front), self.doc], 1),
+            memo=self.memo | sure,
         )
 
     def rows(self, which: Bool[Tensor, " B"] | slice) -> "Canvas":

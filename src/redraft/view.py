@@ -91,6 +91,22 @@ class Row(NamedTuple):
         )
         return cls(tokens, noisy, window, int(canvas.step[row]))
 
+    def stretched(self, now: "Row") -> "Row":
+        """The same in the places that it has in a longer row; what came in was undecided."""
+        old, new = (list(zip(row.tokens, row.noisy, strict=True)) for row in (self, now))
+        front = alike(old, new)
+        back = min(alike(old[::-1], new[::-1]), len(old) - front, len(new) - front)
+        middle = len(new) - front - back
+        cells = [*old[:front], *[(0, True)] * middle, *old[len(old) - back :]]
+        tokens, noisy = ([cell[i] for cell in cells] for i in (0, 1))
+        return Row(tokens, noisy, now.window, self.step)
+
+
+def alike(one: Sequence, two: Sequence) -> int:
+    """How many things two sequences begin with that are the same."""
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))
+
 
 def frames(
     canvases: Iterable[Canvas], tokenizer: Decoder, row: int = 0, total: int | None = None
@@ -101,6 +117,9 @@ def frames(
         now = Row.of(canvas, row)
         if before is None:
             given = [not (noisy or own) for noisy, own in zip(now.noisy, now.window, strict=True)]
+        elif len(before.tokens) != len(now.tokens):  # the canvas has grown, behind what was given
+            given = [*given, *[False] * len(now.tokens)][: len(now.tokens)]
+            before = before.stretched(now)
         # A canvas counts its steps afresh in every window; a frame counts them all.
         step += now.step - (before.step if before and before.window == now.window else 0)
         marks = states(now, before, given)

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from redraft.choose import Kind, Order, options, sampler_of, solver_of
+from redraft.choose import Growth, Kind, Order, growing, options, sampler_of, solver_of
 from redraft.errors import BadInput
 from redraft.refining import Guess
 
@@ -61,6 +62,10 @@ ChurnOption = Annotated[
     str | None,
     typer.Option("--churn", help="noise put back between steps: AMOUNT, or AMOUNT,LOW,HIGH,NOISE"),
 ]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="end a text before this string; may be given several times"),
+]
 Regex = Annotated[str | None, typer.Option(help="write a match of this, from end to end")]
 SchemaOption = Annotated[Path | None, typer.Option("--schema", help="write JSON of this schema")]
 Grammar = Annotated[Path | None, typer.Option(help="write a text of this grammar, in Lark's form")]
@@ -70,6 +75,9 @@ Whole = Annotated[
 Seed = Annotated[int, typer.Option(help="text i is drawn with seed + i")]
 Live = Annotated[bool, typer.Option("--live", help="watch the canvas fill")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+Trace = Annotated[
+    Path | None, typer.Option(help="write every step into this file, for `redraft replay`")
+]
 
 
 def generate(
@@ -100,13 +108,23 @@ def generate(
     estimate: Estimate = None,
     heat: Heat = None,
     tolerance: Tolerance = None,
+    grow: Annotated[
+        Growth | None, typer.Option(help="let the canvas find its length, --length at most")
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(min=1, help="of --grow: tokens to append at a time, or to begin with"),
+    ] = None,
+    stop: Stop = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
+    trace: Trace = None,
 ) -> None:
-    """Write texts."""
+    """Write texts. Why each ended, and what it cost, is said on standard error."""
     from redraft.loading import newest
     from redraft.pretrained import WRITING
+    from redraft.trace.record import told
 
     if checkpoint is None:
         checkpoint = newest(RUNS)
@@ -122,21 +140,39 @@ def generate(
     sampler = solver_of(model, order, vectors, given)
     vectors |= {"label": label, "guidance": guidance}
     usual = (Order.random, WRITING)
+    if block is not None and grow is None:
+        raise BadInput("--block is of --grow; a model of blocks has its own")
+    if grow is not None and sampler is None:
+        sampler = growing(model, tokens, grow, block, order, WRITING, given, vectors)
     sampler = sampler or sampler_of(model, tokens, order, *usual, given, vectors)
+    if language is not None and grow is not None:
+        raise BadInput("--grow does not go with --regex, --schema and --grammar: give --length")
     sampler = sampler if language is None else language.hold(sampler)
     show(
         model,
-        lambda seed, num: model.stream(prompt, num, length, sampler, seed),
+        lambda seed, num: model.stream(prompt, num, length, sampler, seed, stop or ()),
         num,
         seed,
-        live,
-        as_json,
+        Shown(
+            live, as_json, tuple(stop or ()), trace, {"prompt": prompt, "sampler": told(sampler)}
+        ),
     )
 
 
 def infill(
     checkpoint: Checkpoint,
-    template: Annotated[str, typer.Argument(help="text with gaps: To be, or [[8]] be")],
+    template: Annotated[
+        str, typer.Argument(help="text with gaps, of 8 or of 4 to 12 tokens: To [[8]] or [[4-12]]")
+    ],
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="write this part of a text without gaps anew; may be given several times"
+        ),
+    ] = None,
+    slack: Annotated[
+        int | None, typer.Option(min=0, help="of --rewrite: so many tokens more or fewer")
+    ] = None,
     num: Num = 1,
     order: OrderOption = None,
     steps: Steps = None,
@@ -158,12 +194,19 @@ def infill(
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
+    trace: Trace = None,
 ) -> None:
-    """Fill the gaps of a text; [[8]] is a gap of 8 tokens."""
+    """Fill the gaps of a text, or write parts of it anew; the rest stays as it is."""
     from redraft.pretrained import FILLING
+    from redraft.template import Template
+    from redraft.trace.record import told
 
     model = towards(checkpoint, label, guidance, classifier)
-    tokens = model.gaps(template).count(None)
+    if slack is not None and not rewrite:
+        raise BadInput("--slack is of --rewrite; for a gap write [[4-12]]")
+    encode, spans = model.tokenizer.encode, rewrite or ()
+    asked = Template.rewriting(template, spans, encode, slack or 0) if spans else template
+    tokens = model.gaps(asked).count(None)
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
     sampler = solver_of(model, order, vectors, given)
@@ -174,21 +217,23 @@ def infill(
     sampler = sampler if language is None else language.hold(sampler, whole)
     show(
         model,
-        lambda seed, num: model.fill(template, num, sampler, seed),
+        lambda seed, num: model.fill(asked, num, sampler, seed),
         num,
         seed,
-        live,
-        as_json,
+        Shown(live, as_json, (), trace, {"template": template, "sampler": told(sampler)}),
     )
 
 
 def towards(checkpoint: Path, label: int | None, guidance: float | None, classifier: Path | None):
-    """The model, guided if that was asked for."""
+    """The model behind a meter, guided if that was asked for."""
+    from dataclasses import replace
+
+    from redraft.adapt.meter import Meter
     from redraft.guided import guided
     from redraft.loading import open_pretrained
 
     judge = None if classifier is None else open_pretrained(classifier)
-    model = open_pretrained(checkpoint)
+    model = replace(open_pretrained(checkpoint), meter=Meter())
     if model.refines and judge is None:  # its sampler is told
         return model
     return guided(model, label, guidance, judge)
@@ -209,21 +254,85 @@ def language_of(model, regex: str | None, schema: Path | None, grammar: Path | N
     return by_grammar(model, grammar) if schema is None else by_schema(model, schema)
 
 
-def show(model, canvases, num: int, seed: int, live: bool, as_json: bool) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """How texts are shown, and what is written down of them."""
+
+    live: bool = False
+    as_json: bool = False
+    stop: tuple[str, ...] = ()
+    trace: Path | None = None
+    about: dict = field(default_factory=dict)  # what a trace begins with
+
+
+def show(model, canvases, num: int, seed: int, how: Shown) -> None:
     """Print the texts: one by one while they are written, or all at the end."""
+    if not how.live or how.as_json:
+        steps, answers = written(model, canvases(seed, num), seed, how)
+        for i, answer in enumerate(answers):
+            if how.as_json:
+                print(json.dumps(line(answer, seed + i, steps), ensure_ascii=False))
+            else:
+                print(answer.text if num == 1 else f"--- {seed + i}\n{answer.text}")
+                print(ending(answer), file=sys.stderr)
+        return
+    if how.trace is not None and num > 1:
+        raise BadInput("--trace with --live is for one text at a time: leave out --num")
+    for i in range(num):
+        _, (answer,) = written(model, canvases(seed + i, 1), seed + i, how)
+        print(ending(answer), file=sys.stderr)
+
+
+def written(model, canvases, seed: int, how: Shown):
+    """How many steps there were, and what became of each text; meanwhile it is shown."""
+    from contextlib import nullcontext
+
+    from redraft.sample.tally import Tally
+    from redraft.trace.record import Recorder, opened
+
+    tally = Tally(model.until(how.stop), model.meter)
+    with nullcontext() if how.trace is None else opened(how.trace) as file:
+        if file is not None:
+            recorder = Recorder(file, model.tokenizer, model.meter)
+            recorder.begin(model=str(model.path), seed=seed, stop=list(how.stop), **how.about)
+            canvases = recorder.watch(canvases)
+        steps = watched(model, tally.watch(canvases), seed, how.live and not how.as_json)
+        answers = tally.answers()
+        if file is not None:
+            recorder.end([line(each, seed + i, steps) for i, each in enumerate(answers)])
+    return steps, answers
+
+
+def watched(model, canvases, seed: int, live: bool) -> int:
+    """Take all canvases, and play them if that is asked for; how many there were but the first."""
     from rich.console import Console
 
     from redraft.view import frames
     from redraft.view import live as play
 
-    if live and not as_json:
-        for i in range(num):
-            play(frames(canvases(seed + i, 1), model.tokenizer), Console(), f"seed {seed + i}")
-        return
-    *earlier, last = canvases(seed, num)
-    for i, text in enumerate(model.texts(last)):
-        if as_json:
-            line = {"text": text, "seed": seed + i, "steps": len(earlier)}
-            print(json.dumps(line, ensure_ascii=False))
-        else:
-            print(text if num == 1 else f"--- {seed + i}\n{text}")
+    if not live:
+        return sum(1 for _ in canvases) - 1
+    last = play(frames(canvases, model.tokenizer), Console(), f"seed {seed}")
+    return 0 if last is None else last.step
+
+
+def line(answer, seed: int, steps: int) -> dict:
+    """A text as an object of JSON."""
+    return {
+        "text": answer.text,
+        "seed": seed,
+        "steps": steps,
+        "tokens": answer.tokens,
+        "finish_reason": answer.finish_reason,
+        "forwards": answer.forwards,
+        "seconds": round(answer.seconds, 6),
+    }
+
+
+def ending(answer) -> str:
+    """Why a text ended, and what it cost."""
+    passes = "pass" if answer.forwards == 1 else "passes"
+    return (
+        f"{answer.finish_reason} after {answer.tokens} tokens: {answer.forwards} {passes} of the "
+        f"network, {answer.seconds:.2f} s"
+    )

@@ -28,6 +28,11 @@ class Ancestral:
     def __post_init__(self) -> None:
         divides(self.process, self.n)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a written token is never written again: with masks alone."""
+        return self.process.absorbing
+
     def time(self, canvas: Canvas, rng: Rng) -> Time:
         """From 1 down to 1/n."""
         return span(canvas.step, self.n)[0]

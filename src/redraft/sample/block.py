@@ -14,8 +14,9 @@ from torch import Tensor
 
 from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, Documents, Full, Mask, NumberedCausal
-from redraft.sample.constrain import Constrained
-from redraft.sample.predict import Predict, Reuse, Sampler, generate
+from redraft.sample.note import SURE
+from redraft.sample.predict import Predict, Reuse, Sampler
+from redraft.sample.stop import Closing, Until
 from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens
 
 Rows = Bool[Tensor, " B"]
@@ -142,34 +143,39 @@ class Front:
 
 
 def generate_blocks(
-    front: Any, canvas: Canvas, sampler: Sampler, rng: Rng, end: int | None = None
+    front: Any,
+    canvas: Canvas,
+    sampler: Sampler,
+    rng: Rng,
+    end: int | Closing | None = None,
 ) -> Iterator[Canvas]:
-    """Yield every canvas on the way. A row whose finished block holds the token `end` is over.
+    """Yield every canvas on the way, until each row is full or has found its end.
 
-    What is given to the right of the open block is not seen. Every block is drawn with noise of
-    its own, and a sampler begins it with an empty memory.
+    `end`: a token, or what closes rows that are over. What is given to the right of the open
+    block is not seen. Every block is drawn with noise of its own, and a sampler begins it with
+    an empty memory.
     """
     size, L = front.size, canvas.tokens.shape[1]
+    close = closing(canvas, end)
     first = front.begin(int(canvas.open.any(0).int().argmax()))
     if first:
         front.advance(canvas.tokens[:, :first], canvas.doc[:, :first], min(size, L - first))
     alive = torch.ones(len(canvas.tokens), dtype=torch.bool, device=canvas.tokens.device)
     for at in range(first, L, size):
         columns = slice(at, at + size)
-        base, block = canvas.step, opened(canvas, alive, columns)
-        if isinstance(sampler, Constrained):
-            block = sampler.entered(block, canvas.rows(alive), columns)
+        base, part, predict = canvas.step, opened(canvas, alive, columns), front.predict()
+        if (entered := getattr(sampler, "entered", None)) is not None:
+            part = entered(part, canvas.rows(alive), columns)
         noise = Rng(rng.key[alive]).fold("block").fold(at // size)
         if getattr(front, "leads", False):
-            block = front.led(block, sampler, noise)
-            canvas = stitched(canvas, block, alive, columns, base)
+            part = front.led(part, sampler, noise)
+            canvas, part = put(canvas, part, alive, columns, base, close, sampler)
             yield canvas
-        for part in generate(front.predict(), block, sampler, noise):
-            canvas = stitched(canvas, part, alive, columns, base)
-            if end is not None and not part.going.any():
-                canvas = ended(canvas, columns, end)
+        while part.going.any():
+            part = sampler.step(part, predict(part, sampler.time(part, noise)), noise)
+            canvas, part = put(canvas, part, alive, columns, base, close, sampler)
             yield canvas
-        going = alive if end is None else alive & ~over(canvas, columns, end)
+        going = alive & canvas.open[:, columns.stop :].any(-1)
         ahead = min(size, L - at - size)
         if not going.any() or ahead <= 0:
             return
@@ -177,6 +183,36 @@ def generate_blocks(
             front.drop(going[alive])
         alive = going
         front.advance(canvas.tokens[alive, columns], canvas.doc[alive, columns], ahead)
+
+
+def closing(canvas: Canvas, end: int | Closing | None) -> Closing | None:
+    """What closes rows that are over."""
+    return Until(frozenset({end}), end).closing(canvas) if isinstance(end, int) else end
+
+
+def put(
+    canvas: Canvas,
+    part: Canvas,
+    alive: Rows,
+    columns: slice,
+    base: Tensor,
+    close: Closing | None,
+    sampler: Sampler,
+) -> tuple[Canvas, Canvas]:
+    """The whole canvas after a step of its open block, and the block; rows that end are closed."""
+    canvas = stitched(canvas, part, alive, columns, base)
+    if close is None:
+        return canvas, part
+    canvas = close(canvas, settled(sampler, part, alive))
+    tokens, noisy = canvas.tokens[alive, columns], canvas.noisy[alive, columns]
+    return canvas, replace(part, tokens=tokens, noisy=noisy)
+
+
+def settled(sampler: Sampler, part: Canvas, alive: Rows) -> Rows:
+    """Rows whose decided tokens will not change any more."""
+    if getattr(sampler, "keeps", False):
+        return torch.ones_like(alive)
+    return (~alive).masked_scatter(alive, ~part.going)
 
 
 def opened(canvas: Canvas, alive: Rows, columns: slice) -> Canvas:
@@ -197,20 +233,13 @@ def stitched(canvas: Canvas, part: Canvas, alive: Rows, columns: slice, base: Te
     tokens, noisy, step = canvas.tokens.clone(), canvas.noisy.clone(), base.clone()
     tokens[alive, columns], noisy[alive, columns] = part.tokens, part.noisy
     step[alive] += part.step
-    return replace(canvas, tokens=tokens, noisy=noisy, step=step)
-
-
-def over(canvas: Canvas, columns: slice, end: int) -> Rows:
-    """Rows whose block has the end token where it was written."""
-    return ((canvas.tokens == end) & canvas.window)[:, columns].any(-1)
-
-
-def ended(canvas: Canvas, columns: slice, end: int) -> Canvas:
-    """Rows that are over hold nothing but the end token behind their last block."""
-    behind = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device) >= columns.stop
-    gone = over(canvas, columns, end)[:, None] & behind
-    return replace(
-        canvas,
-        tokens=canvas.tokens.masked_fill(gone, end),
-        noisy=canvas.noisy & ~gone,
-    )
+    memo = canvas.memo
+    if SURE in part.memo:
+        sure = (
+            memo[SURE].clone()
+            if SURE in memo
+            else torch.full(tokens.shape, torch.nan, dtype=torch.float64)
+        )
+        sure[alive, columns] = part.memo[SURE]
+        memo = memo | {SURE: sure}
+    return replace(canvas, tokens=tokens, noisy=noisy, step=step, memo=memo)

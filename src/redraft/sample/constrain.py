@@ -64,6 +64,11 @@ class Constrained:
         if getattr(self.inner, "ratios", False):
             raise BadInput("a constraint needs beliefs about x0; this sampler reads jump rates")
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a written token is never written again."""
+        return getattr(self.inner, "keeps", False)
+
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:
         """The inner sampler's."""
         return self.inner.time(canvas, rng)

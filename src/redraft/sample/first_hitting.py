@@ -4,7 +4,7 @@ Exact for the continuous-time reverse chain of masked diffusion, with one networ
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 
@@ -21,6 +21,7 @@ class FirstHitting:
     """With n masks left at time tau, the next is lifted at 1 - alpha = u^(1/n) (1 - alpha(tau))."""
 
     process: Discrete
+    keeps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.process, Mixing) and self.process.absorbing):

@@ -5,7 +5,7 @@ which they may turn out to be right: blocks of masks behind each possible last c
 text is the frozen network's own greedy text, token by token, whatever the drafts are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,8 +102,16 @@ class Lossless:
 
 
 @torch.no_grad()
-def write(model, canvas: Canvas, how: Lossless, end: int | None = None) -> Iterator[Canvas]:
+def write(
+    model,
+    canvas: Canvas,
+    how: Lossless,
+    end: int | None = None,
+    close: Callable[[Canvas], Canvas] | None = None,
+) -> Iterator[Canvas]:
     """Yield every canvas; a row is over when it is full or has written the token `end`.
+
+    Or when `close` closes it.
 
     What is given must stand at the beginning of a row. A row's `step` counts its passes.
     """
@@ -119,8 +127,9 @@ def write(model, canvas: Canvas, how: Lossless, end: int | None = None) -> Itera
         known = torch.minimum(state.size, room)
         tokens, known = put(tokens, said, before, known, end)
         canvas = taken(canvas, alive, tokens, known, end)
+        canvas = canvas if close is None else close(canvas)
         yield canvas
-        going = (known == state.size) & (known < room)
+        going = (known == state.size) & canvas.noisy[alive].any(1)
         if end is not None:
             going &= tokens.gather(1, known[:, None] - 1).squeeze(1) != end
         state = state.rows(going)

@@ -16,7 +16,8 @@ Predict = Callable[[Canvas, Time | None], Logits]
 class Sampler(Protocol):
     """One pure step; `time` is what a network that wants t is told before it.
 
-    A sampler with `ratios = True` is given log q(y) / q(xt) where others are given log p(x0).
+    A sampler with `ratios = True` is given log q(y) / q(xt) where others are given log p(x0). One
+    with `keeps = True` never changes what it has written.
     """
 
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:
@@ -80,10 +81,22 @@ class Reuse:
         return self.predict(canvas, t)
 
 
-def generate(predict: Predict, canvas: Canvas, sampler: Sampler, rng: Rng) -> Iterator[Canvas]:
-    """Yield every canvas on the way from noise to text. Streaming is iterating."""
+def generate(
+    predict: Predict,
+    canvas: Canvas,
+    sampler: Sampler,
+    rng: Rng,
+    close: Callable[[Canvas], Canvas] | None = None,
+) -> Iterator[Canvas]:
+    """Yield every canvas on the way from noise to text. Streaming is iterating.
+
+    `close` closes rows that are over. A sampler that may change its mind is left to finish.
+    """
+    early = close is not None and getattr(sampler, "keeps", False)
     while canvas.going.any():
         canvas = sampler.step(canvas, predict(canvas, sampler.time(canvas, rng)), rng)
+        if early and close is not None:
+            canvas = close(canvas)
         yield canvas
 
 

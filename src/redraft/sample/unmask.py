@@ -1,7 +1,7 @@
 """Plan-based unmasking: propose x0, score the open positions, commit the ones a pick allows."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -102,6 +102,7 @@ class Unmask:
     pick: Pick = Threshold()
     draw: Choice = Draw(0.0)
     adjust: tuple[Adjust, ...] = ()  # what changes a belief before it is read
+    keeps: ClassVar[bool] = True
 
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:
         """None: whoever needs a time reads it off the share of noise."""
