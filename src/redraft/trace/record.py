@@ -6,6 +6,7 @@ Every line ends with a checksum of itself and of all before it.
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ def told(sampler: Any) -> Any:
     try:
         return describe(sampler)
     except BadInput:
-        return repr(sampler)[:400]
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(sampler))[:400]
 
 
 @dataclass(frozen=True)
