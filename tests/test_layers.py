@@ -63,8 +63,8 @@ MAY_IMPORT = {
     "lab": f"{RUNS} view choose pretrained loading recipe progress",
     "convert": "errors files describe weights model adapt foreign pretrained loading",
     "commands": (
-        f"{RUNS} view trace template puzzle refining choose guided pretrained loading recipe progress "
-        "reporting magpie attempt dialogue doctor convert structure"
+        f"{RUNS} view trace template puzzle refining choose guided pretrained loading recipe "
+        "progress reporting magpie attempt dialogue doctor convert structure"
     ),
     "cli": (
         f"{RUNS} view choose guided pretrained loading recipe progress reporting demo lab commands"

@@ -61,7 +61,7 @@ class Metered:
         return self.model.both(store, clean, x, seats)
 
     def beside(self, *what: Any, **more: Any) -> Any:
-        """A pass of what stands beside a text: over the positions that are named behind the store."""
+        """A pass of what stands beside a text: over the positions named behind the store."""
         at = next(i for i, each in enumerate(what) if hasattr(each, "length"))
         self.meter.count(what[at], what[at + 1])
         return self.model.beside(*what, **more)
