@@ -20,6 +20,20 @@ from redraft.types import Canvas
 ROWS = 32  # lengths that are tried in one batch
 
 
+def template_of(model: Any, template: str | Template) -> Template:
+    """A template that fits. Raises BadInput for one that does not, and if it cannot be filled."""
+    if model.causal:
+        raise BadInput(f"{model.path}: an autoregressive model cannot fill gaps")
+    if model.block is not None:
+        raise BadInput(
+            f"{model.path}: block diffusion does not see what stands right of a gap; fill gaps "
+            "with a model of `redraft train mdlm`"
+        )
+    if isinstance(template, str):
+        template = Template.read(template, model.tokenizer.encode)
+    return template.within(model.length)
+
+
 def fitted(model: Any, template: Template, num: int, way: Any, seed: int) -> Iterator[Canvas]:
     """Text i with the lengths that suit seed + i. `model`: what writes, a `Pretrained`."""
     if not model.process.absorbing:

@@ -14,7 +14,7 @@ from redraft.adapt.shift import NextToken
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
-from redraft.filling import fitted
+from redraft.filling import fitted, template_of
 from redraft.mask import BlockCausal, Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
@@ -189,7 +189,7 @@ class Pretrained:
         self, template: str | Template, num: int = 1, sampler: Way | None = None, seed: int = 0
     ) -> Iterator[Canvas]:
         """`infill` as canvases."""
-        found = self.template_of(template)
+        found = template_of(self, template)
         row = found.widest(self.length)
         if sampler is None and isinstance(self.process, Discrete):
             sampler = Unmask(margin, Steps(row.count(None)), FILLING)
@@ -199,20 +199,7 @@ class Pretrained:
 
     def gaps(self, template: str | Template) -> list[int | None]:
         """Token ids of a template, None for every token that a gap may hold."""
-        return self.template_of(template).widest(self.length)
-
-    def template_of(self, template: str | Template) -> Template:
-        """A template that fits. Raises BadInput for one that does not, and if it cannot fill it."""
-        if self.causal:
-            raise BadInput(f"{self.path}: an autoregressive model cannot fill gaps")
-        if self.block is not None:
-            raise BadInput(
-                f"{self.path}: block diffusion does not see what stands right of a gap; fill gaps "
-                "with a model of `redraft train mdlm`"
-            )
-        if isinstance(template, str):
-            template = Template.read(template, self.tokenizer.encode)
-        return template.within(self.length)
+        return template_of(self, template).widest(self.length)
 
     def run(
         self, rows: Rows, sampler: Way | None, seed: Seeds, until: Until | None = None
