@@ -5,11 +5,13 @@ import torch
 from torch.nn.functional import one_hot
 
 from redraft.adapt.lora import Lora
+from redraft.adapt.meter import Meter, Metered
 from redraft.adapt.side import SideConfig
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal
 from redraft.sample.lossless import Lossless, write
 from redraft.sample.predict import blank
+from redraft.sample.stop import Until
 from tests.test_side import CONFIG, MASK, V, plain, side
 
 PROMPTS = [[1, 2, 3], [7], [4, 4, 9, 11, 2, 5]]
@@ -64,6 +66,27 @@ def test_a_row_stops_at_its_end(how):
         want = greedy(plain(), prompt, n, end)
         assert row[: len(want)] == want
         assert set(row[len(want) : len(prompt) + n]) <= {end}
+
+
+@every_way
+def test_a_row_stops_at_a_stop_string(how):
+    """Whatever the drafts: letters are tokens here, and the string crosses their borders."""
+    model, n = side(), 14
+
+    def letters(ids):
+        return "".join(chr(97 + i) for i in ids)
+
+    free = greedy(plain(), PROMPTS[0], n)
+    stop = letters(free[len(PROMPTS[0]) + 4 :][:2])
+    until, rows = Until(frozenset(), 0, (stop,), letters), [[*p, *[None] * n] for p in PROMPTS]
+    canvas, model = blank(rows, MASK, 0), Metered(model, Meter())
+    close = until.closing(canvas)
+    *_, last = write(model, canvas, how, None, close)
+    for i, prompt in enumerate(PROMPTS):
+        text, found = letters(greedy(plain(), prompt, n)[len(prompt) :]), close.result(last, i)
+        want = text[: text.index(stop)] if stop in text else text
+        assert found.text == letters(prompt) + want and found.kept == len(want)
+    assert not last.noisy.any() and 0 < model.meter.passes <= n
 
 
 def test_canvases_grow_from_left_to_right():

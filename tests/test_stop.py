@@ -265,3 +265,6 @@ def test_blocks_carry_what_was_noted():
     *_, last = generate_blocks(front, canvas, Noted(SAMPLERS[1]), Rng.seeds(0, 1))
     assert torch.equal(~last.memo[SURE].isnan(), canvas.open)
     assert BlockCausal(3) == front.finished
+    led = last.led(67)
+    assert led.memo[SURE].shape == led.tokens.shape and led.memo[SURE][:, 0].isnan().all()
+    assert torch.equal(led.memo[SURE][:, 1:].isnan(), last.memo[SURE].isnan())

@@ -378,6 +378,14 @@ def test_the_commands_write_and_replay(redo, work):  # noqa: F811
     assert (code, out) == (0, "page.html\n") and (work / "page.html").read_text().count(
         "<figure"
     ) == 2
+    code, text, _ = redo("generate", "runs/ar", "--length", "4", "--trace", "v")
+    lines = [json.loads(line) for line in (work / "v").read_text().splitlines()]
+    changes = [line["rows"]["0"]["commit"] for line in lines[2:-1]]
+    assert code == 0 and [len(each) for each in changes] == [1] * len(changes)
+    assert (
+        all(0 < p <= 1 for ((_, _, p),) in changes) and lines[-1]["end"][0]["text"] + "\n" == text
+    )
+    assert sum(line["cached"] for line in lines[2:-1]) > 0 or len(changes) < 3
     refused(redo("replay", "u", "--row", "2"), "row 2", "0 to 1")
     refused(redo("replay", "text.txt"), "text.txt", "not a trace")
     refused(redo("replay", "none"), "none")

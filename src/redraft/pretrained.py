@@ -290,7 +290,8 @@ class Pretrained:
 
     def noted(self, sampler: Sampler) -> Sampler:
         """The sampler, which notes how sure the model was if anybody watches."""
-        return sampler if self.meter is None else Noted(sampler)
+        unseen = self.meter is None or isinstance(self.process, Gaussian)
+        return sampler if unseen else Noted(sampler)
 
     @property
     def network(self) -> Any:

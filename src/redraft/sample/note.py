@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from redraft.types import Canvas, Logits, Rng, Time
+from redraft.types import Canvas, Rng, Time
 
 SURE = "sure"  # log p of each token when it was written; NaN where nobody asked
 
@@ -26,14 +26,14 @@ class Noted:
         """The inner sampler's."""
         return self.inner.time(canvas, rng)
 
-    def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
-        """The inner sampler's step; what it changed is noted."""
+    def step(self, canvas: Canvas, logp: Any, rng: Rng) -> Canvas:
+        """The inner sampler's step; what it changed is noted, if there is one belief."""
         memo = dict(canvas.memo)
         nothing = torch.full(canvas.tokens.shape, torch.nan, dtype=torch.float64)
         sure = memo.pop(SURE, nothing.to(canvas.tokens.device))
         after = self.inner.step(replace(canvas, memo=memo), logp, rng)
         fresh = ~after.noisy & (canvas.noisy | (after.tokens != canvas.tokens))
-        if logp.shape[:2] == after.tokens.shape and not getattr(self.inner, "ratios", False):
+        if logp.shape[:-1] == after.tokens.shape and not getattr(self.inner, "ratios", False):
             said = logp.gather(-1, after.tokens[..., None]).squeeze(-1).double()
             sure = torch.where(fresh, said, sure)
         sure = sure.masked_fill(after.noisy, torch.nan)
