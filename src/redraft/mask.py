@@ -229,6 +229,20 @@ def beside(last: Int[Tensor, "B Q"], group: Int[Tensor, "B Q"], main: int, own: 
     return Table(torch.cat([clean, noisy], -1))
 
 
+def darkened(mask: Mask, B: int, L: int, K: int, at: Int[Tensor, " N"]) -> Table:
+    """A row of L positions, the last of K keys, and behind it a shadow of some of them.
+
+    A shadow sees itself and what its position sees, but not what stands there; nobody else sees
+    a shadow (WINO, Hong et al. 2025).
+    """
+    b, k, n = torch.arange(B, device=at.device), torch.arange(K, device=at.device), len(at)
+    seen = mask.may(b[:, None, None], k[K - L :, None], k).expand(B, L, K)
+    shade = seen[:, at] & (k != K - L + at[:, None])
+    none = torch.zeros(B, L, n, dtype=torch.bool, device=at.device)
+    own = torch.eye(n, dtype=torch.bool, device=at.device).expand(B, n, n)
+    return Table(torch.cat([torch.cat([seen, none], 2), torch.cat([shade, own], 2)], 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Seats:
     """Where side positions stand and what they see."""

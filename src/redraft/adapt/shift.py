@@ -97,6 +97,8 @@ class Shifted(nn.Module):
     one's, as in decoding; the noisy one's would train another model than is sampled from.
     """
 
+    moves = True  # what it says of a position is computed at another
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model: Any = model  # a denoiser, but a registered module too

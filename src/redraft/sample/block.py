@@ -4,20 +4,20 @@ For models trained by block diffusion (Arriola et al. 2025). What a finished blo
 ones never changes, so its keys and values are computed once, and exactly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from redraft.cache.store import Dense
-from redraft.mask import BlockCausal, Documents, Full, Mask, NumberedCausal
+from redraft.mask import BlockCausal, Documents, Full, Mask, NumberedCausal, darkened
 from redraft.sample.note import SURE
-from redraft.sample.predict import Predict, Reuse, Sampler
+from redraft.sample.predict import Predict, Reuse, Sampler, told
 from redraft.sample.stop import Closing, Until
-from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens
+from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens
 
 Rows = Bool[Tensor, " B"]
 
@@ -30,6 +30,7 @@ class Front:
     again from position 0, and what is older is forgotten. `causal`: finished text sees only what
     stands before it. `leads`: the last finished token says the next block's first, before that
     block is looked at; for networks whose rows speak of the next token (Fast-dLLM v2, NBDiff).
+    `look`: another way of asking, for samplers that want more than a belief about the block.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Front:
         ratios: bool = False,
         causal: bool = False,
         leads: bool = False,
+        look: Callable[["Front"], Predict] | None = None,
     ):
-        self.model, self.size, self.context = model, size, context
+        self.model, self.size, self.context, self.look = model, size, context, look
         self.finished = BlockCausal(1 if causal else size)
         self.cached = cached and getattr(model, "stores", False)
         self.leads = leads and self.cached
@@ -65,14 +67,14 @@ class Front:
 
     def predict(self) -> Predict:
         """For the samplers: beliefs about the open block alone."""
+        if self.look is not None:
+            return self.look(self)
         return Reuse(self.believe) if self.timeless else self.believe
 
     @torch.no_grad()
     def believe(self, canvas: Canvas, t: Time | None) -> Logits:
         """The canvas holds the open block; `row` in its memo says whose past belongs to it."""
-        if t is None:
-            real = (canvas.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
-            t = self.process.schedule.time(1 - canvas.noisy.sum(-1, keepdim=True).double() / real)
+        t = told(self.process, canvas, t)
         h = self.features(canvas.tokens, canvas.doc, t, canvas.memo["row"].long())
         return self.read(self.model.head(h).float(), canvas.tokens, t)
 
@@ -91,21 +93,36 @@ class Front:
             block, tokens=torch.where(first, token, block.tokens), noisy=block.noisy & ~first
         )
 
-    def features(self, x: Tokens, doc: Tokens, t: Time, rows: Tensor) -> Features:
-        """Of the tokens x that follow the past of some rows."""
-        if self.past is None or self.doc is None:
-            return self.model.features(x, t, mask=self.seen(doc, x.shape[1]))
-        seen = self.seen(torch.cat([self.doc[rows], doc], 1), x.shape[1])
-        if self.cached:
-            whole = len(rows) == len(self.past)
-            store = self.store if whole else self.store.rows(rows)
+    def features(
+        self, x: Tokens, doc: Tokens, t: Time, rows: Tensor, dark: Tensor | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Of the tokens x that follow the past of some rows.
+
+        Behind them those of a shadow, where `dark` says which of the tokens have one.
+        """
+        past, n, L = x[:, :0], 0, x.shape[1]
+        if self.past is not None and self.doc is not None:
+            past, n = self.past[rows], self.past.shape[1]
+            doc = torch.cat([self.doc[rows], doc], 1)
+        seen, more = self.seen(doc, L), {}
+        if self.cached and self.past is not None:
+            whole = torch.equal(rows, torch.arange(len(self.past)).to(rows))
+            more["kv"] = self.store if whole else self.store.rows(rows)
             # Where no key depends on its own token, those of one open position are final.
-            self.put = int(whole and x.shape[1] == 1 and getattr(self.model, "lagging", False))
-            return self.model.features(x, t, mask=seen, kv=store)
-        past = self.past[rows]
-        t = torch.cat([torch.zeros_like(past).to(t), t.expand(x.shape)], 1)
-        both = torch.cat([past, x], 1)
-        return self.model.features(both, t, mask=seen)[:, past.shape[1] :]
+            self.put = int(whole and L == 1 and getattr(self.model, "lagging", False))
+        elif n:
+            t = torch.cat([torch.zeros_like(past).to(t), t.expand(x.shape)], 1)
+            x, L = torch.cat([past, x], 1), n + L
+        if dark is not None:
+            own = n + dark - (n if "kv" in more else 0)  # its place in x
+            seen = darkened(seen, len(x), L, doc.shape[1], own)
+            place = torch.arange(doc.shape[1] - L, doc.shape[1], device=x.device)
+            more["at"] = torch.cat([place, n + dark]).expand(len(x), -1)
+            shade = torch.full_like(x[:, own], self.process.mask_id)
+            t = t if t.shape[1] == 1 else torch.cat([t, t[:, own]], 1)
+            x = torch.cat([x, shade], 1)
+        h = self.model.features(x, t, mask=seen, **more)
+        return h if "kv" in more else h[:, n:]
 
     def seen(self, doc: Tokens, n: int) -> Mask:
         """What the last n positions see, the open block: all before it and itself."""

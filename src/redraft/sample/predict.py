@@ -39,15 +39,20 @@ def bind(model: Denoiser, process: Any, mask: Mask | None = None, ratios: bool =
 
     @torch.no_grad()
     def predict(canvas: Canvas, t: Time | None) -> Logits:
-        if t is None:
-            real = (canvas.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
-            share = canvas.noisy.sum(-1, keepdim=True).double() / real
-            t = process.schedule.time(1 - share)
+        t = told(process, canvas, t)
         seen = visible & Documents(canvas.doc)
         return read(model(canvas.tokens, t, mask=seen).float(), canvas.tokens, t)
 
     timeless = not ratios and process.reading.timeless and not getattr(model, "timed", True)
     return Reuse(predict) if timeless else predict
+
+
+def told(process: Any, canvas: Canvas, t: Time | None) -> Time:
+    """t, or what the share of noise says of it."""
+    if t is not None:
+        return t
+    real = (canvas.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
+    return process.schedule.time(1 - canvas.noisy.sum(-1, keepdim=True).double() / real)
 
 
 class Reuse:

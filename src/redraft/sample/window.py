@@ -70,7 +70,7 @@ class Whole:
     @torch.no_grad()
     def believe(self, part: Canvas, t: Time | None) -> Logits:
         """The open block is asked about where it changed; else it is as it was."""
-        rows = part.open.any(-1)
+        rows = part.going
         if self.asked is not None:
             rows = rows & (self.asked != part.tokens).any(-1)
         self.asked = part.tokens
@@ -182,7 +182,7 @@ def generate_windows(
         base, noise = canvas.step, rng.fold("block").fold(i)
         for now in generate(front.believe, part, sampler, noise):
             canvas = placed(canvas, now, columns, inside, base)
-            if end is not None and not now.open.any():
+            if end is not None and not now.going.any():
                 canvas = finished(canvas, now, columns, end)
             yield canvas
 
