@@ -22,23 +22,19 @@ from redraft.sample.order import (
 from redraft.sample.pick import (
     Chance,
     Due,
-    EntropyBound,
-    Factor,
     Falling,
     FirstAlone,
-    Levels,
     Looking,
-    Near,
     Parts,
     Scheduled,
     Shares,
-    Stable,
     Steps,
     Threshold,
     TopK,
     top,
 )
 from redraft.sample.predict import blank, generate
+from redraft.sample.safe import EntropyBound, Factor, Levels, Near, Stable
 from redraft.sample.unmask import Draw, Unmask
 from redraft.schedule import Cosine, Linear
 from redraft.types import Rng

@@ -57,10 +57,11 @@ def likelihood_of(model, kind: Likelihood, steps: int | None):
     return FlowBound(model.process, steps or 32, mask=model.mask)
 
 
-def solver_of(model, order: Order | None, vectors: dict, given: dict):
+def solver_of(model, order: Order | None, vectors: dict, given: dict, more: dict | None = None):
     """The solver that the options describe, for a model of vectors; else None.
 
-    `vectors` are the options for such models, by their names: solver, clamp, churn.
+    `vectors` are the options for such models, by their names: solver, clamp, churn. `more` are
+    those for models of tokens alone.
     """
     from redraft.process.gaussian import Gaussian
     from redraft.sample import rules, solver
@@ -77,6 +78,9 @@ def solver_of(model, order: Order | None, vectors: dict, given: dict):
                     f"--{word} is for models of vectors; this one has tokens: choose an --order"
                 )
         return None
+    for word, value in (more or {}).items():
+        if value is not None:
+            raise BadInput(f"--{word} is for models of tokens; this one has vectors")
     if order is not None:
         kinds = ", ".join(Kind)
         raise BadInput(f"--order is for models of tokens; this one has vectors: --solver {kinds}")
@@ -170,6 +174,33 @@ def growing(model, tokens, growth: Growth, block: int | None, order, draw, given
     return Append(inner, model.tokenizer.mask_id, size)
 
 
+def way_of(model, tokens, order: Order | None, usual, draw, given: dict, more: dict, vectors=None):
+    """A preset, or the sampler that the options describe, in blocks and with a cache if asked.
+
+    `more`: preset, block, cache, drift, prompt-weight; None where nothing was given.
+    """
+    from redraft.sample.preset import changed, named, preset
+    from redraft.sample.window import Windows
+
+    policy, size, own = named(more["cache"], more["drift"]), more["block"], model.block
+    if own is not None and (size or policy):
+        word = "block" if size else "cache"
+        raise BadInput(f"--{word}: this model has blocks of {own}, and remembers them exactly")
+    if more["preset"] is None:
+        size = size or (32 if policy else None)
+        share = (tokens, given) if size is None else within(size, tokens, given)
+        sampler = sampler_of(model, share[0], order, usual, draw, share[1], vectors)
+        gamma = more["prompt-weight"]
+        if size is None and gamma is None:
+            return sampler
+        gamma = 1.0 if gamma is None else gamma
+        return Windows(sampler, share[0], policy or Windows.policy, gamma)
+    refuse("--preset", given, "correct")
+    asked = {"block": more["block"], "cache": policy, "guidance": more["prompt-weight"]}
+    asked |= {"order": None if order is None else score_of(order)}
+    return changed(preset(more["preset"]), given | asked).way(tokens, own)
+
+
 def within(size: int, tokens: int, given: dict) -> tuple[int, dict]:
     """The tokens of a block, and its share of the steps, for a model that writes in blocks."""
     steps = given["steps"]
@@ -241,6 +272,19 @@ def unmasking(tokens: int, order: Order, draw, given: dict):
     from redraft.sample import unmask
 
     steps, threshold = given["steps"], given["threshold"]
+    score = score_of(order)
+    if threshold is None:
+        return unmask.Unmask(score, unmask.Steps(steps or tokens), draw)
+    refuse("--threshold", given, "steps")
+    if score not in (unmask.margin, unmask.confidence):
+        raise BadInput(f"--order {order.value} has no scores between 0 and 1 for --threshold")
+    return unmask.Unmask(score, unmask.Threshold(threshold), draw)
+
+
+def score_of(order: Order):
+    """The score of an order."""
+    from redraft.sample import unmask
+
     scores = {
         Order.margin: unmask.margin,
         Order.confidence: unmask.confidence,
@@ -248,13 +292,9 @@ def unmasking(tokens: int, order: Order, draw, given: dict):
         Order.random: unmask.random,
         Order.left: unmask.leftmost,
     }
-    score = scores[order]
-    if threshold is None:
-        return unmask.Unmask(score, unmask.Steps(steps or tokens), draw)
-    refuse("--threshold", given, "steps")
-    if score not in (unmask.margin, unmask.confidence):
-        raise BadInput(f"--order {order.value} has no scores between 0 and 1 for --threshold")
-    return unmask.Unmask(score, unmask.Threshold(threshold), draw)
+    if order not in scores:
+        raise BadInput(f"--order {order.value} is no order of positions: {', '.join(scores)}")
+    return scores[order]
 
 
 def options(temperature, top_k, top_p, steps, threshold, correct=None) -> dict:

@@ -13,6 +13,7 @@ from redraft.commands.convert import convert
 from redraft.commands.data import app as data
 from redraft.commands.doctor import doctor
 from redraft.commands.evaluate import evaluate
+from redraft.commands.presets import presets
 from redraft.commands.replay import replay
 from redraft.commands.write import generate, infill
 from redraft.errors import BadInput, Diverged
@@ -31,6 +32,7 @@ app.add_typer(lab, name="lab")
 app.command()(generate)
 app.command()(infill)
 app.command()(replay)
+app.command()(presets)
 app.command()(chat)
 app.command()(doctor)
 app.command()(convert)

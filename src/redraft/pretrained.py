@@ -10,7 +10,7 @@ from torch import nn
 
 from redraft.adapt.l2d import L2D
 from redraft.adapt.meter import Meter, Metered
-from redraft.adapt.shift import NextToken
+from redraft.adapt.shift import NextToken, Shifted
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
@@ -32,7 +32,8 @@ from redraft.sample.l2d import L2DFront, Refine
 from redraft.sample.lossless import Lossless, write
 from redraft.sample.note import Noted
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
-from redraft.sample.stop import Until
+from redraft.sample.prompted import fronted
+from redraft.sample.stop import Closing, Until
 from redraft.sample.tally import Answer, Tally
 from redraft.sample.unmask import (
     Draw,
@@ -45,11 +46,12 @@ from redraft.sample.unmask import (
     margin,
     random,
 )
+from redraft.sample.window import Windows, generate_way
 from redraft.template import Template
 from redraft.types import Canvas, Denoiser, Objective, Rng
 
 WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
-Way = Sampler | Lossless | Growing  # of writing
+Way = Sampler | Lossless | Growing | Windows  # of writing
 Rows = list[list[int | None]]  # token ids, None where one is to be written
 Seeds = int | Sequence[int]
 
@@ -228,12 +230,28 @@ class Pretrained:
         elif isinstance(sampler, Growing):
             way = sampler if self.meter is None else sampler.noted()
             yield from way.write(self.predict(way.inner), canvas, rng, until)
+        elif isinstance(sampler, Windows):
+            yield from self.windows(canvas, sampler, rng, close)
         elif self.block is None and not self.causal:
             yield from generate(self.predict(sampler), canvas, self.noted(sampler), rng, close)
         else:  # a next-token model writes blocks of one
             front = self.front(self.block or 1, sampler, rng)
             sampler = self.noted(front.fit(sampler))
             yield from generate_blocks(front, canvas, sampler, rng, close)
+
+    def windows(self, canvas: Canvas, way: Windows, rng: Rng, close: Closing) -> Iterator[Canvas]:
+        """Block after block: the model's own, or those of the way, with all of the row in sight."""
+        if self.causal or not getattr(self.process, "absorbing", False):
+            raise BadInput(f"{self.path}: only a model that fills masks writes in this way")
+        if type(self).predict is not Pretrained.predict:
+            raise BadInput(f"{self.path}: guidance towards a class does not go with blocks")
+        if self.block is None:
+            way = replace(way, sampler=self.noted(way.sampler))
+            return generate_way(self.network, self.process, self.mask, canvas, way, rng, close)
+        told, shifted = self.front(self.block, way.sampler), isinstance(self.model, Shifted)
+        asked = fronted(told, lambda: self.front(cast(int, self.block), way.sampler), way, shifted)
+        sampler = self.noted(told.fit(way.sampler))
+        return generate_blocks(asked, canvas, sampler, rng, close)
 
     def unmarked(
         self, first: int, rows: Rows, sampler: Way | None, seed: Seeds, until: Until | None

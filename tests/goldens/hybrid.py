@@ -115,8 +115,9 @@ def llada2(case: Case) -> dict:
     sampler = Unmask(confidence, Shares(size, n, float(settings["threshold"])), Draw(0.0))
     asked = Front(found.model, Believed(mask_id), size, CONTEXT, cached=False)
     calls, last = calls_of(found.model), canvas
-    for last in generate_blocks(asked, canvas, sampler, Rng.seeds(0), eos):
-        if settings.get("eos_early_stop") and stopped(last.tokens[0, P:], eos, mask_id):
+    for last in generate_blocks(asked, canvas, sampler, Rng.seeds(0)):
+        full = int(last.open[0].int().argmax()) % size == 0
+        if (full or settings.get("eos_early_stop")) and stopped(last.tokens[0, P:], eos, mask_id):
             break
     answer = last.tokens[:, P : P + new]
     ends = (answer[0] == eos).nonzero()[:, 0]

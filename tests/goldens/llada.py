@@ -9,7 +9,8 @@ from redraft.adapt.shift import Shifted
 from redraft.cache.policy import Dual, Never, Policy, Prefix
 from redraft.sample.adjust import Suppress
 from redraft.sample.order import Score, Without, confidence, random
-from redraft.sample.pick import Factor, Scheduled, Steps, Threshold
+from redraft.sample.pick import Scheduled, Steps, Threshold
+from redraft.sample.safe import Factor
 from redraft.sample.unmask import Draw, Unmask
 from redraft.sample.window import Windows, front, generate_windows
 from redraft.types import Canvas, Rng

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Growth, Kind, Order, growing, options, sampler_of, solver_of
+from redraft.choose import Growth, Kind, Order, growing, options, solver_of, way_of
+from redraft.commands.presets import Block, Cache, Drift, PresetOption, PromptWeight, modes, unread
 from redraft.commands.show import Shown, show
 from redraft.errors import BadInput
 from redraft.refining import Guess
@@ -110,11 +111,12 @@ def generate(
     grow: Annotated[
         Growth | None, typer.Option(help="let the canvas find its length, --length at most")
     ] = None,
-    block: Annotated[
-        int | None,
-        typer.Option(min=1, help="of --grow: tokens to append at a time, or to begin with"),
-    ] = None,
     stop: Stop = None,
+    preset: PresetOption = None,
+    block: Block = None,
+    cache: Cache = None,
+    drift: Drift = None,
+    prompt_weight: PromptWeight = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -136,14 +138,14 @@ def generate(
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
     vectors |= {"estimate": estimate, "heat": heat, "tolerance": tolerance}
-    sampler = solver_of(model, order, vectors, given)
+    more = modes(preset, block, cache, drift, prompt_weight, language)
+    sampler = solver_of(model, order, vectors, given, more)
     vectors |= {"label": label, "guidance": guidance}
     usual = (Order.random, WRITING)
-    if block is not None and grow is None:
-        raise BadInput("--block is of --grow; a model of blocks has its own")
     if grow is not None and sampler is None:
+        unread(more, "--grow", "preset", "cache", "drift", "prompt-weight")
         sampler = growing(model, tokens, grow, block, order, WRITING, given, vectors)
-    sampler = sampler or sampler_of(model, tokens, order, *usual, given, vectors)
+    sampler = sampler or way_of(model, tokens, order, *usual, given, more, vectors)
     if language is not None and grow is not None:
         raise BadInput("--grow does not go with --regex, --schema and --grammar: give --length")
     sampler = sampler if language is None else language.hold(sampler)
@@ -190,6 +192,11 @@ def infill(
     schema: SchemaOption = None,
     grammar: Grammar = None,
     whole: Whole = False,
+    preset: PresetOption = None,
+    block: Block = None,
+    cache: Cache = None,
+    drift: Drift = None,
+    prompt_weight: PromptWeight = None,
     seed: Seed = 0,
     live: Live = False,
     as_json: Json = False,
@@ -208,11 +215,12 @@ def infill(
     tokens = model.gaps(asked).count(None)
     given = options(temperature, top_k, top_p, steps, threshold, correct)
     vectors = {"solver": solver, "clamp": clamp, "churn": churn}
-    sampler = solver_of(model, order, vectors, given)
-    sampler = sampler or sampler_of(model, tokens, order, Order.margin, FILLING, given)
     language = language_of(model, regex, schema, grammar)
     if language is None and whole:
         raise BadInput("--whole goes with --regex, --schema or --grammar")
+    more = modes(preset, block, cache, drift, prompt_weight, language)
+    sampler = solver_of(model, order, vectors, given, more)
+    sampler = sampler or way_of(model, tokens, order, Order.margin, FILLING, given, more)
     sampler = sampler if language is None else language.hold(sampler, whole)
     show(
         model,

@@ -4,15 +4,22 @@ u + (w + 1) (c - u), where c is what a model believes and u what it believes wit
 given hidden. `gamma` is w + 1: at 1 the prompt counts as it is.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from redraft.errors import BadInput
+from redraft.sample.block import Front
 from redraft.sample.guide import blended
 from redraft.sample.predict import Predict, Sampler
 from redraft.types import Canvas, Logits, Time, Tokens, Where
+
+Places = Int[Tensor, "B n"]
+Inside = Bool[Tensor, "B n"]
 
 
 def given(tokens: Tokens, real: Where, mine: Where, keep: tuple[int, ...]) -> Where:
@@ -34,7 +41,7 @@ class Prompted:
         self.told, self.untold, self.gamma, self.keep = told, untold, gamma, keep
         self.mask_id = told.process.mask_id
 
-    def begin(self, canvas: Canvas, columns: Tokens, inside: Where) -> None:
+    def begin(self, canvas: Canvas, columns: Places, inside: Inside) -> None:
         """Open a block for both."""
         self.told.begin(canvas, columns, inside)
         self.untold.begin(hidden(canvas, self.mask_id, self.keep), columns, inside)
@@ -85,3 +92,17 @@ class PromptedBlocks:
         self.told.drop(which)
         self.untold.drop(which)
         self.window = None if self.window is None else self.window[which]
+
+
+def fronted(told: Any, another: Callable[[], Any], way: Any, shifted: bool) -> Any:
+    """A front of blocks as a way of writing (`window.Windows`) asks for it."""
+    if not isinstance(told, Front):
+        if way.guidance != 1:
+            raise BadInput("a dual-stream model has no guidance by its prompt")
+        return told
+    told.leads = way.leads and shifted and told.cached
+    if way.guidance == 1:
+        return told
+    if told.leads:
+        raise BadInput("blocks that are led by the token before have no guidance by the prompt")
+    return PromptedBlocks(told, another(), way.guidance, way.keep)

@@ -26,23 +26,19 @@ from redraft.sample.order import (
 from redraft.sample.pick import (
     Chance,
     Due,
-    EntropyBound,
-    Factor,
     Falling,
     FirstAlone,
-    Levels,
     Looking,
-    Near,
     Parts,
     Pick,
     Scheduled,
     Shares,
-    Stable,
     Steps,
     Threshold,
     TopK,
     top,
 )
+from redraft.sample.safe import EntropyBound, Factor, Levels, Near, Stable
 from redraft.schedule import Cosine
 from redraft.types import Canvas, Logits, Rng, Time, Tokens, Where
 

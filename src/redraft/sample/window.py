@@ -9,29 +9,37 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from redraft.cache.policy import Never, Now, Policy
 from redraft.cache.slots import Slots
 from redraft.errors import BadInput
 from redraft.mask import Documents, Full, Mask, Table
-from redraft.sample.predict import Sampler, generate
+from redraft.sample.block import closing, settled
+from redraft.sample.predict import Sampler
 from redraft.sample.prompted import Prompted
-from redraft.types import Canvas, Denoiser, Features, Logits, Rng, Time, Tokens, Where
+from redraft.sample.stop import Closing
+from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens, Where
 
 Rows = Int[Tensor, " b"]
+Places = Int[Tensor, "B n"]  # some positions of every row
+Inside = Bool[Tensor, "B n"]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """A way of writing for full-attention models: a sampler in blocks of `size`."""
+    """A way of writing: a sampler in blocks of `size`, with all of the row in sight.
+
+    A model that writes in blocks has a size and an exact cache of its own, and takes the rest.
+    """
 
     sampler: Sampler
     size: int
     policy: Policy = Never()
     guidance: float = 1.0  # 1: the prompt counts as it is; w + 1 in LLaDA's terms
     keep: tuple[int, ...] = ()  # tokens of the prompt that guidance does not hide
+    leads: bool = False  # in a model's own blocks: the last token of one says the next one's first
 
 
 class Whole:
@@ -54,7 +62,7 @@ class Whole:
         self.store: Slots | None = None
         self.calls, self.run, self.drift = 0, 0, 0.0
 
-    def begin(self, canvas: Canvas, columns: Tokens, inside: Where) -> None:
+    def begin(self, canvas: Canvas, columns: Places, inside: Inside) -> None:
         """Open a block: its columns, row by row, and which of them the row really has."""
         self.tokens, self.doc, self.noisy = canvas.tokens, canvas.doc, canvas.noisy
         self.columns, self.inside = columns, inside
@@ -109,7 +117,7 @@ class Whole:
         """Passes of the rows: in this block, since a whole one, and allowed before the next."""
         return self.passes[rows], self.since[rows], self.patience[rows]
 
-    def features(self, rows: Rows, run: Where | None, t: Time) -> Features:
+    def features(self, rows: Rows, run: Where | None, t: Time) -> Float[Tensor, "b n D"]:
         """Of the open block, after one pass over some positions of some rows."""
         self.calls += 1
         x, doc, columns = self.tokens[rows], self.doc[rows], self.columns[rows]
@@ -129,7 +137,7 @@ class Whole:
         where = (at[:, None] == columns[..., None]).int().argmax(-1)
         return h.gather(1, where[..., None].expand(-1, -1, h.shape[-1]))
 
-    def note(self, rows: Rows, at: Tokens, whole: bool) -> None:
+    def note(self, rows: Rows, at: Places, whole: bool) -> None:
         """Count a pass, and what it ran."""
         new = self.ran[rows].scatter(1, at, self.tokens[rows].gather(1, at))
         self.ran = self.ran.index_put((rows,), new)
@@ -153,21 +161,36 @@ def front(model: Denoiser, process: Any, way: Windows, mask: Mask | None = None)
     return Prompted(told, Whole(model, process, way.policy, mask), way.guidance, way.keep)
 
 
+def generate_way(
+    model: Denoiser,
+    process: Any,
+    mask: Mask,
+    canvas: Canvas,
+    way: Windows,
+    rng: Rng,
+    end: Closing,
+) -> Iterator[Canvas]:
+    """Yield every canvas on the way."""
+    asked = front(model, process, way, mask)
+    return generate_windows(asked, canvas, way.sampler, rng, way.size, end)
+
+
 def generate_windows(
     front: Any,
     canvas: Canvas,
     sampler: Sampler,
     rng: Rng,
     size: int,
-    end: int | None = None,
+    end: int | Closing | None = None,
     begin: int | None = None,
 ) -> Iterator[Canvas]:
     """Yield every canvas on the way. Blocks are counted from `begin`, else from every row's own
     first open position.
 
-    A row whose finished block holds the token `end` is over, as in `generate_blocks`.
+    `end`: a token, or what closes rows that are over.
     """
     L, at = canvas.tokens.shape[1], torch.arange(canvas.tokens.shape[1], device=canvas.step.device)
+    close = closing(canvas, end)
     first = torch.where(canvas.open, at, L).amin(-1)
     last = torch.where(canvas.open, at, -1).amax(-1)
     first = first if begin is None else torch.full_like(first, begin)
@@ -180,14 +203,17 @@ def generate_windows(
             continue
         front.begin(canvas, columns, inside)
         base, noise = canvas.step, rng.fold("block").fold(i)
-        for now in generate(front.believe, part, sampler, noise):
-            canvas = placed(canvas, now, columns, inside, base)
-            if end is not None and not now.going.any():
-                canvas = finished(canvas, now, columns, end)
+        while part.going.any():
+            part = sampler.step(part, front.believe(part, sampler.time(part, noise)), noise)
+            canvas = placed(canvas, part, columns, inside, base)
+            if close is not None:
+                canvas = close(canvas, settled(sampler, part, torch.ones_like(part.going)))
+                now = piece(canvas, columns, inside)
+                part = replace(part, tokens=now.tokens, noisy=now.noisy)
             yield canvas
 
 
-def piece(canvas: Canvas, columns: Tokens, inside: Where) -> Canvas:
+def piece(canvas: Canvas, columns: Places, inside: Inside) -> Canvas:
     """The open block as a canvas of its own."""
     return Canvas(
         canvas.tokens.gather(1, columns),
@@ -198,7 +224,7 @@ def piece(canvas: Canvas, columns: Tokens, inside: Where) -> Canvas:
     )
 
 
-def placed(canvas: Canvas, part: Canvas, columns: Tokens, inside: Where, base: Tensor) -> Canvas:
+def placed(canvas: Canvas, part: Canvas, columns: Places, inside: Inside, base: Tensor) -> Canvas:
     """The whole canvas with its open block as it is now; its steps are those of all blocks."""
     return replace(
         canvas,
@@ -208,23 +234,14 @@ def placed(canvas: Canvas, part: Canvas, columns: Tokens, inside: Where, base: T
     )
 
 
-def scattered(whole: Tensor, columns: Tokens, part: Tensor, inside: Where) -> Tensor:
+def scattered(whole: Tensor, columns: Places, part: Tensor, inside: Inside) -> Tensor:
     """The whole with some columns replaced, where they are inside."""
     L = whole.shape[1]
     wide = torch.cat([whole, whole[:, :1]], 1)  # what is outside goes to a column of its own
     return wide.scatter(1, columns.where(inside, L), part.to(wide))[:, :L]
 
 
-def finished(canvas: Canvas, part: Canvas, columns: Tokens, end: int) -> Canvas:
-    """Rows that are over hold nothing but the end token behind their last block."""
-    over = ((part.tokens == end) & part.window).any(-1)
-    at = torch.arange(canvas.tokens.shape[1], device=over.device)
-    gone = over[:, None] & (at > columns[:, -1:]) & canvas.noisy & canvas.window
-    tokens = canvas.tokens.masked_fill(gone, end)
-    return replace(canvas, tokens=tokens, noisy=canvas.noisy & ~gone)
-
-
-def rank(run: Where) -> Tokens:
+def rank(run: Where) -> Places:
     """The positions to run, in order; rows that run fewer than others run their last one again."""
     many = run.sum(-1, keepdim=True)
     order = run.int().argsort(dim=-1, descending=True, stable=True)[:, : int(many.max())]
