@@ -78,6 +78,27 @@ def test_every_order_writes(redo, order):
     assert json.loads(out)["steps"] > 0
 
 
+def test_presets_are_listed_and_write(redo):
+    code, out, err = redo("presets", "--json")
+    names = [json.loads(line)["name"] for line in out.splitlines()]
+    assert code == 0 and {"llada", "dream", "fast-dllm", "sdar", "nbdiff"} < set(names), err
+    code, out, _ = redo("presets")
+    assert code == 0 and "fast-dllm-v2" in out
+    for options in (
+        ["--preset", "llada", "--steps", "6", "--block", "8"],
+        ["--preset", "fast-dllm", "--threshold", "0.5", "--drift", "0.1", "--cache", "dual"],
+        ["--preset", "dream", "--order", "margin", "--prompt-weight", "1.5"],
+        ["--cache", "prefix", "--steps", "4"],
+    ):
+        code, out, err = redo("generate", "runs/mdlm", "--prompt", "To", "--json", *options)
+        assert code == 0, err
+        assert json.loads(out)["text"].startswith("To")
+    words = ["--block", "2", "--cache", "delayed", "--json"]
+    code, out, err = redo("infill", "runs/mdlm", "To [[3]] or [[3]] be", *words)
+    text = json.loads(out)["text"] if code == 0 else err
+    assert text.startswith("To ") and text.endswith(" be")
+
+
 def test_fewer_steps_are_fewer_steps(redo):
     _, out, _ = redo("generate", "runs/mdlm", "--steps", "7", "--json")
     assert json.loads(out)["steps"] == 7
@@ -278,6 +299,12 @@ def test_changed_text_is_not_measured_with_the_old_model(redo, work):
     ("options", "said"),
     [
         (["--order", "ancestral", "--temperature", "1"], "--temperature"),
+        (["--preset", "lada"], "choose llada"),
+        (["--preset", "llada", "--threshold", "0.5"], "--threshold"),
+        (["--preset", "llada", "--correct", "2"], "--correct"),
+        (["--preset", "llada", "--order", "ancestral"], "no order of positions"),
+        (["--drift", "0.5"], "--drift is for a --cache"),
+        (["--cache", "dual", "--drift", "0.5", "--regex", "a"], "--regex"),
         (["--order", "first-hitting", "--steps", "3"], "--steps"),
         (["--threshold", "0.5", "--steps", "3"], "--steps"),
         (["--threshold", "0.5", "--order", "entropy"], "entropy"),
