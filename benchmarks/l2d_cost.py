@@ -12,6 +12,7 @@ with fresh weights costs what a trained one does.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -65,18 +66,24 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     cells = [f"{c}-{s}-{k}" for k in args.cache for c in args.contexts for s in args.steps]
     if args.here is not None:
-        write_text(path(args, args.here), json.dumps(cell(args.here, args)) + "\n")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        told = cell(args.here, args, network(args, device))
+        write_text(path(args, args.here), json.dumps(told) + "\n")
         return
-    for name in [] if args.table else cells:
-        if not path(args, name).exists():
-            words = [sys.executable, __file__, *sys.argv[1:], "--here", name]
-            subprocess.run(words, check=True)
+    missing = [] if args.table else [each for each in cells if not path(args, each).exists()]
+    if args.count and missing:
+        model = network(args, torch.device("cpu"))  # counting needs no process of its own
+        for name in missing:
+            write_text(path(args, name), json.dumps(cell(name, args, model)) + "\n")
+    for name in [] if args.count else missing:
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--here", name], check=True)
     table(args, cells)
 
 
 def path(args: Any, name: str) -> Path:
     """Where a cell is kept."""
-    return args.out / f"{'flops-' if args.count else ''}{name}-{args.solver}-{args.dtype}.json"
+    what = f"{name}-{args.rows}-{args.solver}-{args.dtype}"
+    return args.out / f"{'flops-' if args.count else ''}{what}.json"
 
 
 class Anew:
@@ -97,11 +104,10 @@ class Anew:
 
 
 @torch.no_grad()
-def cell(name: str, args: Any) -> dict[str, Any]:
+def cell(name: str, args: Any, model: Any) -> dict[str, Any]:
     """One context, number of steps, and whether the cache is kept."""
     context, steps, cache = name.split("-")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = network(args, device)
+    device = model.head_parameters()[0].device
     told = {"context": int(context), "steps": int(steps), "cache": cache, "rows": args.rows}
     told |= {"parameters": sum(p.numel() for p in model.parameters())}
     told |= {"calls": calls(refine(int(steps), args))}
@@ -111,7 +117,8 @@ def cell(name: str, args: Any) -> dict[str, Any]:
         return Last(kept, refine(steps, args), int(context), args.rows)
 
     if args.count:
-        return told | {"flops": counted(last, told["calls"], args) / args.rows}
+        return told | {"flops": counted(last, cache, int(context), told["calls"], args)}
+    forget(device)  # what loading took
     loaded, text, seconds = memory(device), last(int(steps)), []
     text.token()
     for _ in range(args.tokens):
@@ -123,7 +130,7 @@ def cell(name: str, args: Any) -> dict[str, Any]:
     assert text.calls == told["calls"]
     peak = memory(device)
     told |= {"seconds": statistics.median(seconds), "loaded_mb": loaded, "peak_mb": peak}
-    return told | {"flops": counted(last, told["calls"], args) / args.rows}
+    return told | {"flops": counted(last, cache, int(context), told["calls"], args)}
 
 
 def refine(steps: int, args: Any) -> Refine:
@@ -145,19 +152,24 @@ def calls(how: Refine) -> int:
     return sum(asked) + 1
 
 
-def counted(last: Any, calls_: int, args: Any) -> float:
-    """FLOPs of a token: those of one step, and as many of the path as it has calls.
+KNOWN: dict[tuple[str, int], list[int]] = {}  # of one step and of two
+
+
+def counted(last: Any, cache: str, context: int, calls_: int, args: Any) -> float:
+    """FLOPs of a token of one text: those of one step, and as many of the path as it has calls.
 
     Every call costs the same, so they are counted for two steps and not for all.
     """
-    found = []
-    for steps in (1, 2) if calls_ else (1,):
-        text = last(steps)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
-            text.token()
-        found.append(count.get_total_flops())
-    each = (found[-1] - found[0]) / calls(refine(2, args))
-    return found[0] + calls_ * each
+    if (cache, context) not in KNOWN:
+        found = []
+        for steps in (1, 2):
+            text = last(steps)
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as count:
+                text.token()
+            found.append(count.get_total_flops())
+        KNOWN[cache, context] = found
+    one, two = KNOWN[cache, context]
+    return (one + calls_ * (two - one) / calls(refine(2, args))) / args.rows
 
 
 def network(args: Any, device: torch.device) -> Any:
@@ -204,10 +216,22 @@ class Last:
 
 
 def memory(device: torch.device) -> float:
-    """Most megabytes so far."""
+    """Most megabytes since the last `forget`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    told = Path("/proc/self/status")
+    if told.exists():
+        return int(told.read_text().split("VmHWM:")[1].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def forget(device: torch.device) -> None:
+    """Begin to look for the most memory anew, where that can be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def table(args: Any, cells: list[str]) -> None:
