@@ -331,7 +331,7 @@ def test_browser_plays_both_and_obeys_keys(tmp_path, hostile):
     press(" "); note("playing", play.textContent);
     setTimeout(() => { note("ended", play.textContent + at()); note("text", text()); }, 15000);
     """
-    dom = shown_by(tmp_path, page(hostile, 0), act, STILL)
+    dom = shown_by(tmp_path, page(hostile, 0), f"{{{act}}}", STILL)  # names of its own
     last = max(len(trace.steps) for trace in hostile) - 1
     head = markup.unescape(dom[:3000])
     assert f'data-idle="Playstep {last} of {last}"' in head
@@ -352,7 +352,7 @@ def test_browser_plays_by_time_and_by_itself_where_motion_is_welcome(tmp_path, h
     document.dispatchEvent(new KeyboardEvent("keydown", {key: "End"}));
     document.documentElement.setAttribute("data-at", document.querySelector("output").textContent);
     """
-    dom = shown_by(tmp_path, page(hostile, 0), act)
+    dom = shown_by(tmp_path, page(hostile, 0), f"{{{act}}}")
     assert 'data-idle="Pause"' in dom[:1000]
     assert re.search(r'data-at="(\d+) of \1 ms"', dom[:1000])
 
