@@ -285,7 +285,9 @@ class Pretrained:
     def front(self, size: int, sampler: Sampler, rng: Rng | None = None) -> Any:
         """What it believes of a block, in the terms of the sampler."""
         if self.refines:
-            how = sampler if isinstance(sampler, Refine) else Refine(1)
+            how: Any = sampler
+            while not isinstance(how, Refine):  # it may be held to rules by others around it
+                how = getattr(how, "inner", None) or Refine(1)
             rng = Rng.seeds(0) if rng is None else rng
             return L2DFront(self.network, self.process, how, self.length, rng)
         if self.dual:

@@ -94,7 +94,7 @@ def loss(case: Case) -> dict:
     spread = Cosmap() if told.middle else Uniform()
     total, count, t = 0.0, 0, []
     for i, row in enumerate(x):
-        paths = L2D(model, int(row[0]), spare=True)
+        paths: Any = L2D(model, int(row[0]), spare=True)
         objective = Refining(process, told.least, spread, None)
         batch = Batch(
             row[None, 1:], labels[i : i + 1, 1:] != -100, row[None, 1:] * 0, torch.tensor([i]), 1
@@ -119,19 +119,14 @@ def loss(case: Case) -> dict:
     }
 
 
-class Classed(nn.Module):
+class Classed:
     """Paths that are told a class whatever the objective says."""
 
     def __init__(self, inner: L2D, label: Tensor):
-        super().__init__()
         self.inner, self.label = inner, label
-
-    def __getattr__(self, name: str) -> Any:
-        return (
-            getattr(super().__getattr__("inner"), name)
-            if name != "inner"
-            else super().__getattr__(name)
-        )
+        self.vector, self.noise = inner.vector, inner.noise
+        self.remember, self.head = inner.remember, inner.head
+        self.head_parameters = inner.head_parameters
 
     def beside(self, *given: Any, **more: Any) -> Tensor:
         return self.inner.beside(*given, **(more | {"label": self.label}))
