@@ -43,8 +43,16 @@ class L2D(nn.Module):
         return dict(self.model.model.named_parameters())
 
     def saved_parameters(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the path."""
-        return {name: p for name, p in self.named_parameters() if name.startswith("model.path.")}
+        """What a checkpoint holds: the path, and the frozen network where that has no name."""
+        every = self.named_parameters()
+        return {n: p for n, p in every if not self.name or n.startswith("model.path.")}
+
+    @property
+    def config(self) -> "L2DConfig":
+        """Everything needed to build it again."""
+        path = self.model.path_config
+        parts = (self.model.config, self.bos_id, path, self.spare, self.name or None)
+        return L2DConfig(*parts, self.origin.fingerprint if self.name else "")
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Hold the frozen weights in another precision; what is learned stays in float32."""
