@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import redraft
 from redraft.adapt.l2d import L2D
 from redraft.cache.store import Dense
-from redraft.data.tokenizer import Bytes
+from redraft.convert import Layout, convert
 from redraft.doctor.examine import examine
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal
@@ -24,7 +24,8 @@ from redraft.model.path import Copied, Kept, LowRank, Vectors
 from redraft.objective.l2d import Cosmap, Refining, Uniform
 from redraft.sample.estimate import Average, Constant
 from redraft.sample.l2d import Refine
-from tests.test_l2d import loud
+from tests.test_model import loud
+from tests.test_published import words
 
 V, D = 258, 8
 INNER = LlamaConfig(V, 32, 2, 4, 2, 48, 64)
@@ -74,9 +75,8 @@ def folder(path, name):
     raw = find.write(inner, Kind(True, True, eos_id=256, bos_id=256))
     raw = {key: value for key, value in raw.items() if value is not None}
     read = find.read(raw | {FILE: options}, ["lm_head.weight"][inner.tied :])
-    tensors = {
-        k: v.clone() for k, v in hf.theirs(read.weights, dict(model.named_parameters())).items()
-    }
+    theirs = hf.theirs(read.weights, dict(model.named_parameters()))
+    tensors = {name: weight.clone() for name, weight in theirs.items()}
     if name in ("lora", "shared"):  # what is shared is there twice
         for i in range(inner.depth):
             for part in LAYER.values():
@@ -86,7 +86,7 @@ def folder(path, name):
     save_file(tensors, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(raw))
     (path / FILE).write_text(json.dumps(options))
-    Bytes().build(iter(())).save(path / "tokenizer.json")
+    words().save(str(path / "tokenizer.json"))
     return model.eval()
 
 
@@ -126,8 +126,20 @@ def test_it_writes_and_is_examined(tmp_path):
     assert report.sound and "causal" in report.sight.found
 
 
+@torch.no_grad()
+def test_it_can_be_kept_as_a_checkpoint_of_redraft(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    want = folder(tmp_path / "theirs", "copies")
+    convert(tmp_path / "theirs", tmp_path / "ours", Layout.redraft)
+    found, x = redraft.load(tmp_path / "ours"), torch.arange(9)[None]
+    assert torch.equal(said(found.model.model, x), said(want, x))
+    assert found.trained == redraft.load(tmp_path / "theirs").trained
+    with pytest.raises(BadInput, match="no layout is known"):
+        convert(tmp_path / "theirs", tmp_path / "hf", Layout.hf)
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"modulate_hidden_states": True}, "modulate_hidden_states is not offered"),
         ({"flow_representation_space": "bits"}, "mapping, embedding, one-hot"),
@@ -135,11 +147,11 @@ def test_it_writes_and_is_examined(tmp_path):
         ({"noise_schedule": "edm"}, "identity, cosmap"),
     ],
 )
-def test_options_that_are_not_offered_are_named(tmp_path, options, words):
+def test_options_that_are_not_offered_are_named(tmp_path, options, message):
     folder(tmp_path, "lora")
     told = json.loads((tmp_path / FILE).read_text()) | options
     (tmp_path / FILE).write_text(json.dumps(told))
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadInput, match=message):
         redraft.load(tmp_path)
 
 
