@@ -266,8 +266,10 @@ def test_half_precision_is_coarser_and_no_more():
         weight.data = weight.data.bfloat16()
     one = torch.ones(2, L).double()
     assert torch.equal(joint(model, z, one), model(X, mask=BlockCausal(1)))
-    got = joint(model, z, T).float()
-    assert torch.nn.functional.cosine_similarity(got, want, dim=-1).min() > 0.98
+    for _ in range(2):  # with a path in full precision, and in half
+        got = joint(model, z, T).float()
+        assert torch.nn.functional.cosine_similarity(got, want, dim=-1).min() > 0.97
+        model.bfloat16()
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def stack(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
+def through(layers: nn.Sequential, x: Vector) -> Float[Tensor, "*N O"]:
+    """What they make of x, in the precision of their weights."""
+    first = next(layers.parameters(), None)
+    return layers(x if first is None else x.to(first.dtype))
+
+
 class Vocabulary(nn.Module):
     """The vectors of tokens, from a frozen embedding or from a table apart."""
 
@@ -67,7 +73,7 @@ class Vocabulary(nn.Module):
         if self.vectors.depth is None:
             found = self.table(x)
         else:
-            found = self.map(F.embedding(x, embedding.weight).to(torch.float32))
+            found = through(self.map, F.embedding(x, embedding.weight))
         found = found.float()
         length = self.vectors.length
         return found if length is None else F.normalize(found, dim=-1) * length
@@ -87,11 +93,11 @@ class Entry(nn.Module):
         self.map = stack(vectors.width, *inner, *([width] if depth else []))
 
     def forward(self, z: Noisy, t: Time) -> Features:
-        """In float32: sixty-four times the usual size is much for half of it."""
+        """Divided in float32: sixty-four times the usual size is much for half of it."""
         z = z.float()
         if self.scale:
             z = z / self.vectors.std(t)[..., None].to(z) * self.scale
-        return self.map(z)
+        return through(self.map, z)
 
 
 class Clock(nn.Module):
@@ -105,11 +111,11 @@ class Clock(nn.Module):
         self.map = stack(size, *[width] * depth)
 
     def forward(self, t: Time) -> Float[Tensor, "B L C"]:
-        """In float32."""
+        """Cosines first."""
         half = torch.arange(self.size // 2, device=t.device, dtype=torch.float32)
         rate = torch.exp(-math.log(10000.0) / len(half) * half)
         wave = ((1 - t) * self.speed)[..., None].float() * rate
-        return self.map(torch.cat([wave.cos(), wave.sin()], -1))
+        return through(self.map, torch.cat([wave.cos(), wave.sin()], -1))
 
 
 class Delta(nn.Module):
