@@ -40,7 +40,8 @@ def made(tmp_path_factory):
         ar = "text=text.txt tokenizer=bytes width=32 depth=2 length=64 steps=2".split()
         list(start(find("ar", ar), folder / "ar"))
         (folder / "base").symlink_to(folder / "ar" / "step-00000002")
-        talk = [{"prompt": f"say {i}", "answer": "all" * i} for i in range(1, 9)]
+        said = {i: [65, i, *[66 + i] * 9, 257] for i in range(12)}
+        talk = [{"prompt": "say", "answer": "all", "ids": x, "start": 2} for x in said.values()]
         (folder / "talk.jsonl").write_text("".join(json.dumps(x) + "\n" for x in talk))
         run = replace(find("l2d", [*WORDS, "base=base", "text=talk.jsonl"]), eval_rows=3)
         told = list(start(run, folder / "run"))
@@ -245,12 +246,12 @@ class Oracle:
 
 @torch.no_grad()
 def test_the_bound_is_the_likelihood_for_a_path_that_knows():
-    x = torch.arange(4).repeat(500, 2)
-    rows = Batch(x, x > -1, x * 0, torch.arange(500), 500)
+    x = torch.arange(4).repeat(2000, 2)
+    rows = Batch(x, x > -1, x * 0, torch.arange(2000), 2000)
     nats = PathBound(Mixing(5, 4)).scored(Oracle(), rows, Rng.of(0, rows.index))[1].double()
     want = -Oracle.p[:4].log()
     found = nats.view(-1, 4).mean(0)
-    error = nats.view(-1, 4).std(0) / 1000**0.5
+    error = nats.view(-1, 4).std(0) / 4000**0.5
     assert ((found - want).abs() < 4 * error + 2e-3).all() and error.max() < 0.1
 
     class Wrong(Oracle):
@@ -260,7 +261,7 @@ def test_the_bound_is_the_likelihood_for_a_path_that_knows():
     worse = (Oracle.p[:4] * off.view(-1, 4).mean(0)).sum()
     true = torch.special.entr(Oracle.p).sum()
     assert worse > true + 0.1
-    assert abs(worse - true - (Oracle.p[:4] * (Oracle.p / Wrong.p)[:4].log()).sum()) < 0.1
+    assert abs(worse - true - (Oracle.p[:4] * (Oracle.p / Wrong.p)[:4].log()).sum()) < 0.15
 
 
 def test_more_of_the_middle_is_drawn_by_cosmap():
@@ -330,4 +331,4 @@ def test_the_command_line_writes_and_measures(made, monkeypatch, capsys):
         found.append(json.loads(out))
     assert found[0]["bound"] is False and abs(found[0]["bpb"] - found[1]["bpb"]) < 1e-4
     code, _, err = said(monkeypatch, capsys, "eval", "base", *rows, "--likelihood", "first")
-    assert code == 2 and "for L2D" in err
+    assert code == 2 and "(L2D)" in err

@@ -50,7 +50,7 @@ def likelihood_of(model, kind: Likelihood, steps: int | None):
         return usual
     if kind is Likelihood.first:
         if steps is not None or not getattr(model, "refines", False):
-            raise BadInput("--likelihood first is of the one step without noise's end, for L2D")
+            raise BadInput("--likelihood first is for models that refine (L2D), without --steps")
         return model.first
     if not isinstance(model.process, Gaussian):
         raise BadInput("--likelihood ode is for models of vectors; this one has tokens: bound")
