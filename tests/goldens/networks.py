@@ -48,7 +48,12 @@ def network(folder: Path) -> Network:
         find.family(raw, tensors.names())
     except BadInput:
         raise NotOffered(f"{NOT_BUILT}: networks of kind {raw.get('model_type')}") from None
-    read = find.read(raw, tensors.names())
+    try:
+        read = find.read(raw, tensors.names())
+    except BadInput as error:
+        if FILE in raw and "is not offered" in str(error):
+            raise NotOffered(str(error)) from None
+        raise
     model = assembled(read, tensors, torch.float32)
     if FILE in raw and raw[FILE].get("base_params_to_freeze") != "all":
         model.requires_grad_(True)

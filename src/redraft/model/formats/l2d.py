@@ -86,12 +86,14 @@ def config(raw: Mapping[str, Any], width: int) -> PathConfig:
     from_noise = bool(raw.get("freeze_modulation_at_flow_start", False))
     hidden = raw.get("timestep_modulation_hidden_size") or width
     waves = raw.get("timestep_modulation_freq_embedding_size", 256)
+    depth = given(raw, "flow_to_lm_translation_depth", 2)
+    scale = float(raw.get("flow_to_lm_timestep_rescaling") or 0.0)
     return PathConfig(
         own=own(raw),
         vectors=vectors(raw, width),
-        entry_depth=given(raw, "flow_to_lm_translation_depth", 2),
+        entry_depth=depth if scale else max(1, depth),  # none is one, but behind a rescaling
         entry_width=raw.get("flow_to_lm_hidden_size") or width,
-        entry_scale=float(raw.get("flow_to_lm_timestep_rescaling") or 0.0),
+        entry_scale=scale,
         clock_waves=width if waves is None else waves,
         clock_depth=raw.get("timestep_modulation_num_layers", 2),
         clock_width=hidden,
