@@ -77,6 +77,22 @@ def test_where_all_is_noise_it_is_the_frozen_network_bit_for_bit(base):
         assert torch.equal(same, mixed == 1)
 
 
+@every
+@torch.no_grad()
+def test_a_path_of_frozen_parts_that_is_fed_the_tokens_is_the_frozen_network(base):
+    """It asks the same keys the same questions, so its states are the others', layer by layer."""
+    own = PathConfig(
+        Kept(), Vectors(32, 0, None), entry_depth=0, entry_scale=0.0, clock_waves=8, clock_width=8,
+        gated=False, silent=False,
+    )  # fmt: skip
+    model = paths(base, own, trained=False)
+    model.path.merge[-1].bias.fill_(1.0)  # norms do not see that a state is doubled
+    want = model(X, mask=BlockCausal(1))
+    got = joint(model, model.model.embed(X), T)
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(joint(model, model.model.embed(X.flip(1)), T), want, atol=0.1)
+
+
 @all_paths
 @torch.no_grad()
 def test_at_the_beginning_it_is_the_frozen_network_at_every_time(path):

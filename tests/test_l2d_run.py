@@ -261,7 +261,7 @@ def test_the_bound_is_the_likelihood_for_a_path_that_knows():
     want = -Oracle.p[:4].log()
     found = nats.view(-1, 4).mean(0)
     error = nats.view(-1, 4).std(0) / 4000**0.5
-    assert ((found - want).abs() < 4 * error + 2e-3).all() and error.max() < 0.1
+    assert ((found - want).abs() < 4 * error + 2e-3).all() and error.max() < 0.15
 
     class Wrong(Oracle):
         p = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).double()
