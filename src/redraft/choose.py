@@ -143,6 +143,8 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
             raise BadInput(f"--order {order.value}: guided so, this model takes ancestral steps")
         refuse("this guidance", given, "temperature", "top-k", "top-p", "threshold", "correct")
         return model.sampler(given["steps"] or tokens)
+    if given["correct"] is not None:
+        return corrected(model, tokens, order, draw, given)
     if not model.process.absorbing:
         usual = Order.ancestral
     order = order or (usual if given["threshold"] is None else Order.confidence)
@@ -153,8 +155,7 @@ def sampler_of(model, tokens: int, order: Order | None, usual, draw, given: dict
             f"still to be written; choose {names}"
         )
     if order in LEAPS or order is Order.first_hitting:
-        return corrected(model, following(model, tokens, order, given), given)
-    refuse(f"--order {order.value}", given, "correct")
+        return following(model, tokens, order, given)
     return unmasking(tokens, order, drawing(draw, given), given)
 
 
@@ -169,6 +170,7 @@ def growing(model, tokens, growth: Growth, block: int | None, order, draw, given
             raise BadInput("--grow daedal writes what it is sure of: it does not go with --order")
         found = Daedal(model.tokenizer.mask_id)
         return found if block is None else Daedal(model.tokenizer.mask_id, first=block)
+    refuse("--grow", given, "correct")
     size, given = within(block or 32, tokens, given)
     inner = sampler_of(model, size, order, Order.random, draw, given, vectors)
     return Append(inner, model.tokenizer.mask_id, size)
@@ -256,15 +258,22 @@ def following(model, tokens: int, order: Order, given: dict):
     return leap(model.process, given["steps"] or tokens)
 
 
-def corrected(model, sampler, given: dict):
-    """The same with its text corrected, if that was asked for."""
-    if given["correct"] is None:
-        return sampler
-    from redraft.sample.correct import Corrected
+def corrected(model, tokens: int, order: Order | None, draw, given: dict):
+    """A sampler that takes back some of what it wrote."""
+    from redraft.correction import WAYS, Asked, correcting, parsed
 
-    if getattr(sampler, "ratios", False):
-        raise BadInput("--correct goes with --order ancestral")
-    return Corrected(sampler, model.process, rounds=given["correct"])
+    name, _ = parsed(given["correct"])
+    chosen = any(given[option] is not None for option in ("temperature", "top-k", "top-p"))
+
+    def asked(options: dict) -> Asked:
+        unread = {"temperature", "top-k", "top-p", "steps", "threshold"} - {*WAYS[name].reads}
+        refuse(f"--correct {name}", given, *sorted(unread))
+        if given["threshold"] is not None:
+            refuse("--threshold", given, "steps")
+        how = given["steps"], given["threshold"], drawing(draw, given), chosen
+        return Asked(model, tokens, *how, options)
+
+    return correcting(model, given["correct"], None if order is None else order.value, asked)
 
 
 def unmasking(tokens: int, order: Order, draw, given: dict):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
 from redraft.filling import fitted, template_of
-from redraft.mask import BlockCausal, Mask
+from redraft.mask import BlockCausal, Full, Mask
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder, BlockNELBO
 from redraft.objective.classify import Classify, ClassifyVectors
@@ -33,6 +33,7 @@ from redraft.sample.lossless import Lossless, write
 from redraft.sample.note import Noted
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.prompted import fronted
+from redraft.sample.refine import Redrafted
 from redraft.sample.stop import Closing, Until
 from redraft.sample.tally import Answer, Tally
 from redraft.sample.unmask import (
@@ -47,11 +48,12 @@ from redraft.sample.unmask import (
     random,
 )
 from redraft.sample.window import Windows, generate_way
+from redraft.sample.wino import in_blocks, with_shadow
 from redraft.template import Template
 from redraft.types import Canvas, Denoiser, Objective, Rng
 
 WRITING, FILLING = Draw(0.8, top_p=0.9), Draw(0.0)  # how tokens are chosen unless one says else
-Way = Sampler | Lossless | Growing | Windows  # of writing
+Way = Sampler | Lossless | Growing | Windows | Redrafted  # of writing
 Rows = list[list[int | None]]  # token ids, None where one is to be written
 Seeds = int | Sequence[int]
 
@@ -227,6 +229,8 @@ class Pretrained:
             if not self.dual:
                 raise BadInput(f"{self.path}: only a dual-stream model verifies its own drafts")
             yield from write(self.network, canvas, sampler, self.tokenizer.eos_id, close)
+        elif isinstance(sampler, Redrafted):
+            yield from self.redrafted(sampler, canvas, rng, close)
         elif isinstance(sampler, Growing):
             way = sampler if self.meter is None else sampler.noted()
             yield from way.write(self.predict(way.inner), canvas, rng, until)
@@ -252,6 +256,20 @@ class Pretrained:
         asked = fronted(told, lambda: self.front(cast(int, self.block), way.sampler), way, shifted)
         sampler = self.noted(told.fit(way.sampler))
         return generate_blocks(asked, canvas, sampler, rng, close)
+
+    def redrafted(
+        self, way: Redrafted, canvas: Canvas, rng: Rng, close: Closing
+    ) -> Iterator[Canvas]:
+        """A draft in blocks, and parts of it anew with all of the text in sight."""
+        if self.dual or self.causal:
+            raise BadInput(f"{self.path}: this model never has all of its text in sight")
+        if self.block is None:
+            whole = self.predict(way.again)
+            yield from way.write(way.drafted(whole, canvas, rng), whole, rng)
+            return
+        front = self.front(self.block, way.draft)
+        draft = generate_blocks(front, canvas, Noted(way.draft), rng, close)
+        yield from way.write(draft, bind(self.network, self.process, Full()), rng)
 
     def unmarked(
         self, first: int, rows: Rows, sampler: Way | None, seed: Seeds, until: Until | None
@@ -293,13 +311,19 @@ class Pretrained:
         if self.dual:
             return DualFront(self.network, self.process, size, cast(Any, self.model).config.max_len)
         model, ratios = cast(Denoiser, self.network), getattr(sampler, "ratios", False)
-        causal = self.mask == BlockCausal(1)
-        return Front(model, self.process, size, self.length, ratios=ratios, causal=causal)
+        causal, look = self.mask == BlockCausal(1), None
+        if getattr(sampler, "shadows", False):
+            look = partial(in_blocks, exact=cast(Any, sampler).exact)
+        how = {"ratios": ratios, "causal": causal, "look": look}
+        return Front(model, self.process, size, self.length, **how)
 
-    def predict(self, sampler: Sampler) -> Predict:
+    def predict(self, sampler: Sampler | None) -> Predict:
         """What it believes of a canvas, in the terms of the sampler."""
         if isinstance(self.process, Gaussian):
             return solver.bind(self.network, self.process, self.mask)
+        if getattr(sampler, "shadows", False):
+            exact = cast(Any, sampler).exact
+            return with_shadow(cast(Denoiser, self.network), self.process, self.mask, exact)
         ratios = getattr(sampler, "ratios", False)
         return bind(cast(Denoiser, self.network), self.process, self.mask, ratios)
 

@@ -30,8 +30,11 @@ OrderOption = Annotated[
     typer.Option("--order", help="which position first; to write: random, to fill: margin"),
 ]
 Correct = Annotated[
-    int | None,
-    typer.Option(min=1, help="corrections after writing, by a model trained with random tokens"),
+    str | None,
+    typer.Option(
+        help="take back what was written: remdm, p2, wino, edit, did, dcd, or gidd, as "
+        "NAME:option=value,...; a number: so many rounds of gidd"
+    ),
 ]
 SolverOption = Annotated[
     Kind | None,
