@@ -213,3 +213,24 @@ def test_stages_and_steps_add_up_and_the_draft_goes_block_by_block():
     assert reopened(draft[-1], 0.0, MASK).noisy.sum() == 0
     with pytest.raises(BadInput, match="share"):
         drafted(1.5)
+
+
+def test_in_blocks_of_full_attention_a_cache_must_run_what_is_judged():
+    from redraft.cache.policy import Delayed, Dual, Prefix, Watched
+    from redraft.sample.window import Windows
+
+    writer = model()
+    edits = chosen("edit:tau=0.1,rounds=2", writer, tokens=4)
+    for policy in (None, Prefix(), Dual(), Watched(Dual())):
+        way = Windows(edits, 4) if policy is None else Windows(edits, 4, policy)
+        *_, last = writer.stream("ab", 2, 10, way, 0)
+        assert not last.noisy.any()
+    for policy in (Delayed(), Watched(Delayed())):
+        with pytest.raises(BadInput, match="dual or prefix"):
+            list(writer.stream("ab", 1, 8, Windows(edits, 4, policy), 0))
+    *_, last = writer.stream(
+        "ab", 2, 10, Windows(chosen("remdm:cap,eta=0.5", writer), 4, Dual()), 0
+    )
+    assert not last.noisy.any()
+    with pytest.raises(BadInput, match="second belief"):
+        list(writer.stream("ab", 1, 8, Windows(chosen("wino", writer), 4), 0))

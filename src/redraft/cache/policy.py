@@ -30,6 +30,11 @@ class Now:
 class Policy(ABC):
     """Subclasses say what is run."""
 
+    @property
+    def whole_block(self) -> bool:
+        """Whether every pass runs all of the open block, also what is decided there."""
+        return True
+
     @abstractmethod
     def run(self, now: Now) -> Where:
         """The positions to run; every undecided one of the open block is among them."""
@@ -77,6 +82,7 @@ class Delayed(Policy):
 
     every: int = 8
     whole: int = 2
+    whole_block = False
 
     def run(self, now: Now) -> Where:
         again = (now.passes % self.every == 0)[:, None]
@@ -94,6 +100,10 @@ class Watched(Policy):
     inner: Policy
     limit: float = 0.1
     most: int = 32
+
+    @property
+    def whole_block(self) -> bool:
+        return self.inner.whole_block
 
     def run(self, now: Now) -> Where:
         return self.inner.run(now) | (now.since >= now.patience)[:, None]

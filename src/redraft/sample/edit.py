@@ -36,6 +36,7 @@ class Edited:
     budget: int | None = None
     loops: bool = True  # a row that comes back to an earlier text is done
     reopens = True
+    judges = True  # it reads the belief in what is written
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau <= 1:

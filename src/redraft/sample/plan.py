@@ -53,6 +53,7 @@ class Planned:
     eta: float = 1.0
     planner: Any = None  # a Planner
     reopens = True
+    judges = True  # it reads the belief in what is written
 
     def __post_init__(self) -> None:
         if not (isinstance(self.process, Mixing) and self.process.absorbing):

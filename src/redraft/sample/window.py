@@ -155,6 +155,11 @@ class Whole:
 
 def front(model: Denoiser, process: Any, way: Windows, mask: Mask | None = None):
     """What a way of writing asks."""
+    if getattr(way.sampler, "judges", False) and not way.policy.whole_block:
+        raise BadInput(
+            "a delayed cache does not run again what is written, which this sampler judges: "
+            "choose --cache dual or prefix"
+        )
     told = Whole(model, process, way.policy, mask)
     if way.guidance == 1:
         return told

@@ -89,6 +89,11 @@ class Wino:
 def left_out(canvas: Canvas, logp: Float[Tensor, "B N V"]) -> Scores:
     """How likely the rest makes every token; 0 where there is no shadow."""
     at = shaded(canvas)
+    if logp.shape[1] != len(at):
+        raise BadInput(
+            "wino verifies by a second belief, which guidance and the caches of full attention do "
+            "not give: leave out --label, --prompt-weight, --block and --cache"
+        )
     p = logp.gather(-1, canvas.tokens[:, at, None]).squeeze(-1).exp()
     found = torch.zeros(canvas.tokens.shape, dtype=p.dtype, device=p.device)
     found[:, at] = p
