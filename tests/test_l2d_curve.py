@@ -3,9 +3,13 @@
 import json
 import runpy
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from redraft.puzzle.find import write
 from redraft.recipe.find import find
@@ -78,3 +82,24 @@ def test_costs_are_counted(script, work):
         assert four - one == 3 * (two - one) > 0
     assert flops["anew", 12, 2] > flops["anew", 8, 2] > flops["kept", 12, 2]
     assert script("l2d_cost.py", *more, "--table") == said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+def test_every_call_of_the_path_costs_the_same(work, monkeypatch, solver):
+    monkeypatch.chdir(work)
+    script = runpy.run_path(str(BENCHMARKS / "l2d_cost.py"), run_name="cost")
+    args = Namespace(base="base", rank=2, dtype="float32", rows=2, solver=solver)
+    network = script["network"](args, torch.device("cpu"))
+    for model in (network, script["Anew"](network)):
+        flops, calls = [], []
+        for steps in (1, 2, 5):
+            how = script["refine"](steps, args)
+            text = script["Last"](model, how, 20, args.rows)
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as n:
+                text.token()
+            flops.append(n.get_total_flops())
+            calls.append(text.calls)
+            assert text.calls == script["calls"](how)
+        each = (flops[1] - flops[0]) / calls[1]
+        assert calls[0] == 0 and flops[2] == flops[0] + calls[2] * each
