@@ -231,8 +231,7 @@ def save(entries: Sequence[dict], reference, out: Path) -> None:
     whole = {"models": list(entries), "held_out": reference}
     write_text(out / "compare.json", json.dumps(whole, indent=1) + "\n")
     write_text(out / "table.md", tables.markdown(entries, reference))
-    lines = tables.lines(entries)
+    text = None
     if reference["entropy"] is not None:
-        point = reference["entropy"], reference["generative"]["perplexity"]
-        lines["held-out text"] = [point]
-    frontier(lines, out / "frontier.png")
+        text = reference["entropy"], reference["generative"]["perplexity"]
+    frontier(tables.lines(entries), out / "frontier.png", text)

@@ -50,14 +50,21 @@ def panels(rows: Sequence, measure: str, label: str, path: Path) -> None:
     store(made, path)
 
 
-def frontier(lines: dict[str, list[tuple[float, float]]], path: Path) -> None:
-    """Generative perplexity against entropy: one line a model, one point a temperature."""
+Point = tuple[float, float]
+
+
+def frontier(lines: dict[str, list[Point]], path: Path, text: Point | None = None) -> None:
+    """Generative perplexity against entropy: one line a model, one point a temperature.
+
+    The star is `text` that nobody generated.
+    """
     made, (axis,) = figure()
     made.set_size_inches(8, 5.5)
     for i, (name, points) in enumerate(lines.items()):
-        style = "k*" if len(points) == 1 else ("o-", "s--", "^:")[i // 10 % 3]
-        size = 12 if len(points) == 1 else 4
-        axis.plot(*zip(*points, strict=True), style, label=name, markersize=size)
+        style = ("o-", "s--", "^:")[i // 10 % 3]
+        axis.plot(*zip(*points, strict=True), style, label=name, markersize=4 + (len(points) == 1))
+    if text is not None:
+        axis.plot(*text, "k*", label="held-out text", markersize=12)
     axis.set_yscale("log")
     axis.set(xlabel="unigram entropy of a sample (nats)", ylabel="generative perplexity")
     if lines:
