@@ -173,19 +173,21 @@ def test_one_that_changes_its_mind_is_left_to_finish():
 
 def test_rows_end_each_for_itself():
     def row(how):
-        canvas = blank([[65, *[None] * 8], [66, *[None] * 8]], MASK, END)
+        canvas = blank([[65, *[None] * 8], [66, *[None] * 8], [67, None, None]], MASK, END)
         meter = Meter()
         tally = Tally(how, meter)
         front = Front(Metered(Wanted([*b"Aab.cd", END]), meter), PROCESS, 3, 64, cached=False)
         close = how.closing(canvas)
-        canvases = generate_blocks(front, canvas, SAMPLERS[0], Rng.seeds(0, 1), close)
+        canvases = generate_blocks(front, canvas, SAMPLERS[0], Rng.seeds(0, 1, 2), close)
         list(tally.watch(itertools.chain([canvas], canvases)))
         return tally.answers()
 
-    one, two = row(until("Bab"))  # what was given is no part of a stop string
+    one, two, three = row(until("Bab"))  # what was given is no part of a stop string
+    assert (three.text, three.finish_reason, three.forwards) == ("Cab", "length", 2)
+    assert three.seconds < one.seconds
     assert (one.text, one.finish_reason, one.forwards) == ("Aab.cd", "eos", 6)
     assert (two.text, two.finish_reason) == ("Bab.cd", "eos")
-    one, two = row(until("."))
+    one, two, _ = row(until("."))
     assert (one.text, one.tokens, two.text) == ("Aab", 2, "Bab")
 
 
