@@ -1,6 +1,7 @@
 """Where texts end: end tokens and stop strings at every place, at no cost behind them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -259,6 +260,17 @@ def test_what_is_noted_is_what_the_model_believed(sampler):
         assert not said[canvas.open & ~after.noisy].isnan().any()
         before = after
     assert torch.equal(before.tokens, plain.tokens)
+
+
+def test_what_is_written_over_is_noted_anew():
+    class Edits(Unmask):
+        def step(self, canvas, logp, rng):
+            return replace(canvas, tokens=torch.tensor([[66, 67]]), step=canvas.step + 1)
+
+    canvas = replace(blank([[65, 67]], MASK, END), window=torch.ones(1, 2, dtype=torch.bool))
+    logp = torch.randn(1, 2, V).log_softmax(-1)
+    said = Noted(Edits()).step(canvas, logp, Rng.seeds(0)).memo[SURE]
+    assert said[0, 0] == logp[0, 0, 66].double() and said[0, 1].isnan()
 
 
 def test_blocks_carry_what_was_noted():

@@ -41,7 +41,10 @@ UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]
 class Decoder(Protocol):
     """What the view asks of a tokenizer."""
 
-    eos_id: int
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a text."""
+        ...
 
     def decode(self, ids: Sequence[int], /) -> str:
         """The text of some tokens."""
@@ -98,7 +101,7 @@ class Row(NamedTuple):
         back = min(alike(old[::-1], new[::-1]), len(old) - front, len(new) - front)
         middle = len(new) - front - back
         cells = [*old[:front], *[(0, True)] * middle, *old[len(old) - back :]]
-        tokens, noisy = ([cell[i] for cell in cells] for i in (0, 1))
+        tokens, noisy = [token for token, _ in cells], [open_ for _, open_ in cells]
         return Row(tokens, noisy, now.window, self.step)
 
 

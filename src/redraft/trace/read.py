@@ -106,8 +106,8 @@ def step(body: dict[str, Any], before: Step | None) -> Step:
         if unknown:
             raise ValueError(f"rows {sorted(unknown)}")
         rows = tuple(moved(row, changes.get(str(i), {})) for i, row in enumerate(before.rows))
-    numbers = [float(body[name]) for name in ("ms", "passes", "positions", "cached")]
-    return Step(numbers[0], *map(int, numbers[1:]), rows, changes)
+    passes, positions, cached = (int(body[name]) for name in ("passes", "positions", "cached"))
+    return Step(float(body["ms"]), passes, positions, cached, rows, changes)
 
 
 def begun(row: dict[str, Any]) -> Canvas:
