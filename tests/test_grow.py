@@ -186,7 +186,6 @@ def test_growth_from_the_command_line(redo):  # noqa: F811
         assert code == 0 and '"finish_reason": "' in out, err
         code, told, _ = redo("replay", "t")
         assert code == 0 and " after " in told
-    refused(redo("generate", "runs/mdlm", "--block", "4"), "--block", "--grow")
     refused(redo(*words, "daedal", "--steps", "4"), "--grow daedal", "--steps")
     refused(redo(*words, "daedal", "--order", "left"), "--grow daedal", "--order")
     refused(redo("generate", "runs/ar", "--grow", "append"), "masks that see all")

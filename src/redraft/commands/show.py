@@ -46,13 +46,13 @@ def written(model, canvases, seed: int, how: Shown):
 
     tally = Tally(model.until(how.stop), model.meter)
     with nullcontext() if how.trace is None else opened(how.trace) as file:
-        if file is not None:
-            recorder = Recorder(file, model.tokenizer, model.meter)
+        recorder = None if file is None else Recorder(file, model.tokenizer, model.meter)
+        if recorder is not None:
             recorder.begin(model=str(model.path), seed=seed, stop=list(how.stop), **how.about)
             canvases = recorder.watch(canvases)
         steps = watched(model, tally.watch(canvases), seed, how.live and not how.as_json)
         answers = tally.answers()
-        if file is not None:
+        if recorder is not None:
             recorder.end([line(each, seed + i, steps) for i, each in enumerate(answers)])
     return steps, answers
 
