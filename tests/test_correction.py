@@ -234,3 +234,17 @@ def test_in_blocks_of_full_attention_a_cache_must_run_what_is_judged():
     assert not last.noisy.any()
     with pytest.raises(BadInput, match="second belief"):
         list(writer.stream("ab", 1, 8, Windows(chosen("wino", writer), 4), 0))
+
+
+@pytest.mark.parametrize("name", ["llada21", "remdm", "p2", "wino"])
+@pytest.mark.parametrize("size", [None, 4])
+def test_presets_that_take_back_write_in_full_sight_and_in_blocks(name, size):
+    from redraft.choose import way_of
+
+    writer = model(size)
+    nothing = dict.fromkeys(("preset", "block", "cache", "drift", "prompt-weight"))
+    asked = options(None, None, None, None, None, None)
+    way = way_of(writer, 9, None, Order.random, WRITING, asked, nothing | {"preset": name})
+    assert way.sampler.reopens
+    *_, last = writer.stream("ab", 2, 9, way, 0)
+    assert not last.noisy.any() and (last.tokens != TOKENS.mask_id).all()

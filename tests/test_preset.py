@@ -22,14 +22,17 @@ MODEL = network()
 @every
 def test_a_preset_is_a_value_that_can_be_written_down(each):
     assert build(describe(each)) == each and each.name == each.name.lower()
-    assert build(describe(each.way(20))) == each.way(20)
+    way = each.way(20, None, Mixing(V, MASK))
+    assert build(describe(way)) == way
     assert preset(each.name) is each and each.about and shown(each.pick)
 
 
 @every
 @pytest.mark.parametrize("tokens", [1, 9])
 def test_a_preset_writes(each, tokens):
-    way = each.way(tokens)
+    way = each.way(tokens, None, Mixing(V, MASK))
+    if each.name == "wino":  # asks for a second belief: tests/test_correction.py
+        return
     canvas = blank([[3, 4, *[None] * tokens], [5, *[None] * tokens]], MASK, PAD)
     asked = front(MODEL, Mixing(V, MASK), way)
     *_, last = generate_windows(asked, canvas, way.sampler, Rng.seeds(0, 1), way.size)

@@ -200,7 +200,7 @@ def way_of(model, tokens, order: Order | None, usual, draw, given: dict, more: d
     refuse("--preset", given, "correct")
     asked = {"block": more["block"], "cache": policy, "guidance": more["prompt-weight"]}
     asked |= {"order": None if order is None else score_of(order)}
-    return changed(preset(more["preset"]), given | asked).way(tokens, own)
+    return changed(preset(more["preset"]), given | asked).way(tokens, own, model.process)
 
 
 def within(size: int, tokens: int, given: dict) -> tuple[int, dict]:

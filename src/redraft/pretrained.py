@@ -250,6 +250,9 @@ class Pretrained:
         if type(self).predict is not Pretrained.predict:
             raise BadInput(f"{self.path}: guidance towards a class does not go with blocks")
         if self.block is None:
+            one = way.size >= int(canvas.open.sum(-1).max()) and way.plain
+            if one and getattr(way.sampler, "shadows", False):  # a single block, nothing remembered
+                return generate(self.predict(way.sampler), canvas, self.noted(way.sampler), rng)
             way = replace(way, sampler=self.noted(way.sampler))
             return generate_way(self.network, self.process, self.mask, canvas, way, rng, close)
         told, shifted = self.front(self.block, way.sampler), isinstance(self.model, Shifted)

@@ -1,6 +1,7 @@
 """How other projects write, under their names and with their defaults: one value each."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from redraft.cache.policy import Delayed, Dual, Never, Policy, Prefix, Watched
 from redraft.errors import BadInput
 from redraft.sample.adjust import Adjust, Credit
+from redraft.sample.mending import edited, planned, remasked, verified
 from redraft.sample.order import Filtered, Score, confidence, neg_entropy, random
 from redraft.sample.pick import Chance, Falling, Parts, Pick, Scheduled, Shares, Steps, Threshold
 from redraft.sample.safe import EntropyBound, Factor, Levels, Near, Stable
@@ -38,14 +40,19 @@ class Preset:
     guidance: float = 1.0  # w + 1 of what others call cfg_scale
     adjust: tuple[Adjust, ...] = ()
     leads: bool = False  # the last token of a block says the first of the next
+    mend: Callable[..., Any] | None = None  # makes a rule of it that takes back what it wrote
     exactness: Exactness = Exactness.exact
 
-    def way(self, tokens: int, block: int | None = None) -> Windows:
-        """The way of writing so many tokens, for a model that has `block` of its own or none."""
+    def way(self, tokens: int, block: int | None = None, process: Any = None) -> Windows:
+        """The way of writing so many tokens, for a model that has `block` of its own or none.
+
+        Rules that mask tokens again are told the process, whose mask it is.
+        """
         size = min(tokens, block or self.size or tokens)
         n = max(1, math.ceil((self.steps or tokens) / math.ceil(tokens / size)))
         pick = filled(self.pick, {"n": n} | ({"size": size} if self.whole else {}))
-        sampler = Unmask(self.score, pick, self.draw, self.adjust)
+        inner = Unmask(self.score, pick, self.draw, self.adjust)
+        sampler = inner if self.mend is None else self.mend(inner, process)
         return Windows(sampler, size, self.policy, self.guidance, leads=self.leads)
 
     @property
@@ -150,6 +157,40 @@ PRESETS = (
         confidence,
         Shares(32, 32, 0.95),
         32,
+    ),
+    Preset(
+        "llada21",
+        "LLaDA2.1: all that are sure, and edits of what is written",
+        confidence,
+        Threshold(0.7, strict=True),
+        32,
+        mend=edited,
+    ),
+    Preset(
+        "remdm",
+        "ReMDM: a share a step, some of it masked again",
+        random,
+        Steps(1),
+        draw=Draw(1.0, top_p=0.9),
+        mend=remasked,
+        exactness=Exactness.approximate,
+    ),
+    Preset(
+        "p2",
+        "P2: a share a step, the best of the whole text stands",
+        confidence,
+        Steps(1),
+        draw=Draw(1.0),
+        mend=planned,
+        exactness=Exactness.approximate,
+    ),
+    Preset(
+        "wino",
+        "WINO: all that are sure, verified by a belief without them",
+        confidence,
+        Threshold(0.6, strict=True),
+        mend=verified,
+        exactness=Exactness.approximate,
     ),
     Preset(
         "nbdiff",

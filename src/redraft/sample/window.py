@@ -41,6 +41,11 @@ class Windows:
     keep: tuple[int, ...] = ()  # tokens of the prompt that guidance does not hide
     leads: bool = False  # in a model's own blocks: the last token of one says the next one's first
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is remembered and the prompt counts as it is."""
+        return isinstance(self.policy, Never) and self.guidance == 1
+
 
 class Whole:
     """What a full-attention model believes of the open block, under a policy.
