@@ -1,0 +1,119 @@
+"""Models of all kinds and the commands, held to a language."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from redraft.errors import BadInput
+from redraft.mask import BlockCausal
+from redraft.objective.block import BlockNELBO
+from redraft.pretrained import WRITING, Pretrained
+from redraft.process.mixing import Mixing
+from redraft.sample.unmask import Draw, Threshold, Unmask, confidence
+from redraft.structure.language import by_regex
+from tests.talk import chat, speaking, tokenizer
+from tests.test_cli import SETTINGS, call, refused
+from tests.test_model import loud
+
+WORDS = tokenizer()
+V, MASK = WORDS.vocab_size, WORDS.mask_id
+REGEX = r'\{"(name|born)": "?\w{2,}"?\}'
+
+
+@pytest.fixture
+def causal():
+    config = speaking()
+    from redraft.objective.ar import CrossEntropy
+
+    process = Mixing(V, MASK)
+    parts = (process, BlockCausal(1), CrossEntropy(process), 64)
+    return Pretrained(loud(config), WORDS, *parts, path=Path("."))
+
+
+@pytest.fixture
+def blocks():
+    process = Mixing(V, MASK)
+    parts = (process, BlockCausal(4), BlockNELBO(process, 4), 64)
+    return Pretrained(loud(speaking().inner), WORDS, *parts, path=Path("."))
+
+
+def test_nothing():
+    assert chat and replace and Unmask and Threshold and confidence and Draw and WRITING and torch
+    assert refused and call and SETTINGS and BadInput
+
+
+@pytest.mark.parametrize("length", [11, 20, 31])
+@pytest.mark.parametrize("prompt", ["", "It is "])
+def test_an_autoregressive_model_writes_a_match_and_ends(causal, prompt, length):
+    held = by_regex(causal, REGEX).hold(causal.sampler(length))
+    for text in causal.generate(prompt, 6, length, held):
+        assert text.startswith(prompt) and re.fullmatch(REGEX, text[len(prompt) :]), text
+
+
+@pytest.mark.parametrize("length", [11, 16, 21])
+@pytest.mark.parametrize("prompt", ["", "It is ", "So be "])
+def test_blocks_of_a_match_go_together(blocks, prompt, length):
+    for sampler in (blocks.sampler(length), Unmask(confidence, Threshold(0.02), Draw(1.0))):
+        held = by_regex(blocks, REGEX).hold(sampler)
+        for text in blocks.generate(prompt, 6, length, held):
+            assert text.startswith(prompt) and re.fullmatch(REGEX, text[len(prompt) :]), text
+
+
+def test_what_does_not_fit_is_said_before_anything_is_computed(causal, blocks):
+    for model in (causal, blocks):
+        held = by_regex(model, "a{30}").hold(model.sampler(9))
+        with pytest.raises(BadInput, match="at most 9 tokens: the shortest takes 30"):
+            next(model.stream("It is ", 1, 9, held))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "text.txt").write_text("To be, or not to be, that is the question.\n" * 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(patch, "train", "mdlm", "text=text.txt", *SETTINGS) == 0
+    return folder
+
+
+@pytest.fixture
+def redo(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+
+    def run(*words):
+        code = call(monkeypatch, *words)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_commands_hold_to_a_regex(redo):
+    code, out, _ = redo("generate", "runs/mdlm", "--prompt", "To be ", "--regex", r"(not )+to be\.")
+    assert code == 0 and re.fullmatch(r"To be (not )+to be\.\n", out)
+    code, out, _ = redo("infill", "runs/mdlm", "To be [[3]] [[2]]", "--regex", "[a-c]*")
+    assert code == 0 and re.fullmatch(r"To be [a-c]{3} [a-c]{0,2}\n", out)
+    words = ("infill", "runs/mdlm", "To [[8]]be", "--regex", "[A-Z][a-z, ]*", "--whole")
+    code, out, _ = redo(*words)
+    assert code == 0 and re.fullmatch(r"To [a-z, ]{8}be\n", out)
+
+
+def test_as_much_is_written_as_the_longest_match_takes(redo):
+    code, out, _ = redo("generate", "runs/mdlm", "--regex", "yes|no|maybe", "--json")
+    assert (code == 0 and '"steps": 5' in out) or '"steps": 2' in out or '"steps": 3' in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("generate", "runs/mdlm", "--regex", "("), "does not compile"),
+        (("generate", "runs/mdlm", "--regex", "a", "--schema", "x.json"), "choose one"),
+        (("infill", "runs/mdlm", "a[[2]]", "--whole"), "--whole goes with"),
+        (("infill", "runs/mdlm", "a[[2]]b", "--regex", "c{3}"), "exactly 2 tokens: the shortest"),
+        (("generate", "runs/mdlm", "--length", "3", "--regex", "a{5}"), "the shortest takes 5"),
+    ],
+)
+def test_bad_words_are_one_line(redo, words, said):
+    refused(redo(*words), said)
