@@ -46,7 +46,7 @@ MAY_IMPORT = {
     ),
     "trace": "types errors describe files sample data eval view",
     "guided": "types errors mask condition process objective sample pretrained loading",
-    "structure": "errors files data sample",
+    "structure": "types errors describe data sample",
     "refining": "errors sample",
     "correction": "errors sample loading",
     "choose": "errors process objective sample refining correction",

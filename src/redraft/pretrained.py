@@ -25,7 +25,7 @@ from redraft.process.gaussian import Gaussian
 from redraft.sample import solver
 from redraft.sample.ancestral import evenly
 from redraft.sample.block import Front, generate_blocks
-from redraft.sample.constrain import Constrained
+from redraft.sample.constrain import Held
 from redraft.sample.dual import DualFront
 from redraft.sample.grow import Growing, begun
 from redraft.sample.l2d import L2DFront, Refine
@@ -220,7 +220,7 @@ class Pretrained:
         blanks = blank(rows, self.tokenizer.mask_id, self.tokenizer.eos_id)
         canvas = self.process.start(blanks, rng)
         sampler = self.sampler(int(canvas.open.sum(-1).max())) if sampler is None else sampler
-        if isinstance(sampler, Constrained):
+        if isinstance(sampler, Held):
             sampler.checked(canvas)
         until = until or self.until()
         close = until.closing(canvas)
@@ -279,7 +279,7 @@ class Pretrained:
     ) -> Iterator[Canvas]:
         """The same behind the first token of the prompt, in the place of a mark."""
         moved = cast(NextToken | L2D, self.model).behind(first).eval()
-        sampler = sampler.later() if isinstance(sampler, Constrained) else sampler
+        sampler = sampler.later() if isinstance(sampler, Held) else sampler
         marked = replace(self, model=moved, length=self.length - 1, begins=True)
         for canvas in marked.run([row[1:] for row in rows], sampler, seed, until):
             yield canvas.led(first)

@@ -151,7 +151,7 @@ def generate(
     sampler = sampler or way_of(model, tokens, order, *usual, given, more, vectors)
     if language is not None and grow is not None:
         raise BadInput("--grow does not go with --regex, --schema and --grammar: give --length")
-    sampler = sampler if language is None else language.hold(sampler)
+    sampler = sampler if language is None else language.hold(sampler, order=order)
     show(
         model,
         lambda seed, num: model.stream(prompt, num, length, sampler, seed, stop or ()),
@@ -224,7 +224,7 @@ def infill(
     more = modes(preset, block, cache, drift, prompt_weight, language)
     sampler = solver_of(model, order, vectors, given, more)
     sampler = sampler or way_of(model, tokens, order, Order.margin, FILLING, given, more)
-    sampler = sampler if language is None else language.hold(sampler, whole)
+    sampler = sampler if language is None else language.hold(sampler, whole, order)
     show(
         model,
         lambda seed, num: model.fill(asked, num, sampler, seed),

@@ -4,6 +4,7 @@ Beliefs become exact marginals under the condition that the text is a match, and
 together: whichever of them are committed, the others still make a match of it.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -49,8 +50,24 @@ class Places:
         return canvas.tokens[self.row, self.at].masked_fill(free, -1)
 
 
+class Held(ABC):
+    """A sampler that is held to a language of texts."""
+
+    @abstractmethod
+    def checked(self, canvas: Canvas) -> Any:
+        """BadInput if nothing that can be written there is in the language."""
+
+    @abstractmethod
+    def entered(self, part: Canvas, canvas: Canvas, columns: slice) -> Canvas:
+        """The open block of a canvas, with what must be known of the text around it."""
+
+    @abstractmethod
+    def later(self) -> "Held":
+        """The same for canvases in front of which something stands."""
+
+
 @dataclass(frozen=True, eq=False)
-class Constrained:
+class Constrained(Held):
     """`inner`, held to matches: in every gap, or in the whole text with what is given in it.
 
     A gap with nothing behind it may end early, by the end token; then nothing else follows.
@@ -96,7 +113,6 @@ class Constrained:
         return self.mended(places, after, logp)
 
     def later(self) -> "Constrained":
-        """The same for canvases in front of which something stands."""
         return replace(self, automaton=replace(self.automaton, opening=1))
 
     def checked(self, canvas: Canvas) -> Places | None:
@@ -142,7 +158,6 @@ class Constrained:
         return first, int(memo["behind"][row]), bool(memo["ends"][row])
 
     def entered(self, part: Canvas, canvas: Canvas, columns: slice) -> Canvas:
-        """The open block of a canvas, with what must be known of the text around it."""
         at, stop = columns.start, columns.start + part.tokens.shape[1]
         told = []
         for row in range(len(part.tokens)):
