@@ -270,7 +270,7 @@ def test_a_grammar_that_cannot_be_kept_to_is_one_line(tmp_path):
     with pytest.raises(BadInput, match=r"g\.lark") as error:
         by_grammar(Model, written(tmp_path / "g.lark", "start: ("))
     assert "\n" not in str(error.value)
-    with pytest.raises(BadInput, match="no such file|not readable"):
+    with pytest.raises(BadInput, match=r"no such file|not readable"):
         by_grammar(Model, tmp_path / "none.lark")
     language = by_grammar(Model, written(tmp_path / "g.lark", 'start: "abcdefghij"'))
     with pytest.raises(BadInput, match="at most 3 tokens"):
