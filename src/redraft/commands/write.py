@@ -149,8 +149,9 @@ def generate(
         unread(more, "--grow", "preset", "cache", "drift", "prompt-weight")
         sampler = growing(model, tokens, grow, block, order, WRITING, given, vectors)
     sampler = sampler or way_of(model, tokens, order, *usual, given, more, vectors)
-    if language is not None and grow is not None:
-        raise BadInput("--grow does not go with --regex, --schema and --grammar: give --length")
+    if language is not None and (grow is not None or stop):
+        word = "--grow" if grow is not None else "--stop"
+        raise BadInput(f"{word} does not go with --regex, --schema and --grammar: give --length")
     sampler = sampler if language is None else language.hold(sampler, order=order)
     show(
         model,

@@ -184,7 +184,7 @@ def generate_blocks(
         if (entered := getattr(sampler, "entered", None)) is not None:
             part = entered(part, canvas.rows(alive), columns)
         noise = Rng(rng.key[alive]).fold("block").fold(at // size)
-        if getattr(front, "leads", False):
+        if getattr(front, "leads", False) and entered is None:
             part = front.led(part, sampler, noise)
             canvas, part = put(canvas, part, alive, columns, base, close, sampler)
             yield canvas

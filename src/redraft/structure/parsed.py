@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ class Parsed(Held):
     follow it is written at once.
     """
 
+    keeps: ClassVar[bool] = True
     inner: Unmask
     parser: Parser
 
