@@ -86,11 +86,6 @@ class Constrained(Held):
         """Whether a written token is never written again."""
         return getattr(self.inner, "keeps", False)
 
-    @property
-    def keeps(self) -> bool:
-        """Whether what is written never changes."""
-        return getattr(self.inner, "keeps", False)
-
     def time(self, canvas: Canvas, rng: Rng) -> Time | None:
         """The inner sampler's."""
         return self.inner.time(canvas, rng)

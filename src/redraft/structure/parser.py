@@ -30,7 +30,6 @@ class Parser:
                 raise BadInput(f"{name}: {' '.join(error.split())[:200]}")
         self.matcher = library.LLMatcher(tokens, grammar, log_level=0)
         self.ways: dict[tuple[Ids, int], Ids] = {}  # how a beginning can end in so many tokens
-        self.letters: dict[int, tuple[int, int]] = {}
 
     def at(self, ids: Ids) -> Any:
         """The library's matcher behind some tokens, or None if they begin no text."""
@@ -81,19 +80,23 @@ class Parser:
         return None
 
     def few(self, matcher: Any) -> list[int]:
-        """Of the tokens that may follow, one for every first byte: the shortest; closers first."""
+        """Of the tokens that may follow, two for every first byte: the shortest and the longest.
+
+        Closers come first; where there is but one byte, the longest does.
+        """
         if matcher.is_stopped():
             return []
-        if forced := matcher.compute_ff_tokens():
-            return forced[:1]
-        best: dict[int, int] = {}
-        for token in self.allowed(matcher).nonzero()[0].tolist():
-            word = self.words[token] if token < len(self.words) else None
-            if word and len(word) < len(
-                self.words[best[word[0]]] if word[0] in best else b"?" * 99
-            ):
-                best[word[0]] = token
-        return [best[byte] for byte in sorted(best, key=rank)]
+        found: dict[int, list[int]] = {}
+        for token in self.allowed(matcher)[: len(self.words)].nonzero()[0].tolist():
+            if word := self.words[token]:
+                found.setdefault(word[0], []).append(token)
+        size = {token: len(self.words[token] or b"") for each in found.values() for token in each}
+        ends = {
+            byte: [min(all_, key=size.get), max(all_, key=size.get)] for byte, all_ in found.items()
+        }
+        if len(ends) == 1:
+            return next(iter(ends.values()))[::-1]
+        return [token for byte in sorted(ends, key=rank) for token in dict.fromkeys(ends[byte])]
 
 
 def rank(byte: int) -> tuple[int, int]:
