@@ -4,10 +4,10 @@ from math import ceil, floor
 
 from redraft.errors import BadInput
 
+Number = int | float | None
 
-def between(
-    low: float | None, high: float | None, above: float | None = None, below: float | None = None
-) -> str:
+
+def between(low: Number, high: Number, above: Number = None, below: Number = None) -> str:
     """Numbers from `low` to `high`, and more than `above`, and less than `below`."""
     lows = [] if low is None else [ceil(low)]
     lows += [] if above is None else [floor(above) + 1]
