@@ -116,7 +116,17 @@ class Spelled:
         self.eos_token_id = end
         self.tokens = [b"<%d>" % i if word is None else word for i, word in enumerate(words)]
         self.special_token_ids = [i for i, word in enumerate(words) if word is None]
+        self.ids = {word: i for i, word in enumerate(words) if word}
+        self.longest = max(map(len, self.ids), default=0)
 
-    def __call__(self, text: str) -> list[int]:
-        """Never needed: texts come as tokens."""
-        return []
+    def __call__(self, text: str | bytes) -> list[int]:
+        """A text as tokens, the longest first: the library asks for what must follow anyway."""
+        rest, found = text.encode() if isinstance(text, str) else text, []
+        while rest:
+            sizes = range(min(self.longest, len(rest)), 0, -1)
+            size = next((n for n in sizes if rest[:n] in self.ids), None)
+            if size is None:
+                return found
+            found.append(self.ids[rest[:size]])
+            rest = rest[size:]
+        return found
