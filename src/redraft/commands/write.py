@@ -262,4 +262,7 @@ def language_of(model, regex: str | None, schema: Path | None, grammar: Path | N
 
     if regex is not None:
         return by_regex(model, regex)
-    return by_grammar(model, grammar) if schema is None else by_schema(model, schema)
+    if schema is not None:
+        return by_schema(model, schema)
+    assert grammar is not None
+    return by_grammar(model, grammar)

@@ -37,7 +37,8 @@ def spelling(tokenizer: Tokenizer) -> Spelling:
     for token, i in tokenizer.inner.get_vocab(with_added_tokens=True).items():
         words[i] = spell(token)
     none = {*tokenizer.specials.values(), tokenizer.mask_id, tokenizer.eos_id}
-    for i in none | {tokenizer.unknown_id} - {None}:
+    unknown = set() if tokenizer.unknown_id is None else {tokenizer.unknown_id}
+    for i in none | unknown:
         words[i] = None
     found = Spelling(tuple(words), stripped)
     try:

@@ -29,6 +29,10 @@ class Parser:
             if not error.startswith("WARNING"):
                 raise BadInput(f"{name}: {' '.join(error.split())[:200]}")
         self.matcher = library.LLMatcher(tokens, grammar, log_level=0)
+        spelled = [i for i, word in enumerate(words) if word]
+        self.begins = np.array([(word or b"\0")[0] for word in words])
+        order = sorted(spelled, key=lambda i: (words[i][:1], len(words[i]), i))  # type: ignore[index]
+        self.order = np.array(order, np.int64)  # by first byte, then by length
         self.ways: dict[tuple[Ids, int], Ids] = {}  # how a beginning can end in so many tokens
 
     def at(self, ids: Ids) -> Any:
@@ -55,10 +59,15 @@ class Parser:
 
     def passed(self, ids: Ids, token: int, room: int) -> bool:
         """Whether a token may be written, with `room` tokens left behind it."""
-        way = self.ways.get((ids, room + 1))
-        if way and way[0] == token:
-            self.ways.setdefault(((*ids, token), room), way[1:])
-        return self.way((*ids, token), room) is not None
+        further = (*ids, token)
+        way = self.ways.get((ids, room + 1), ())
+        for tail in (way[1:], way):  # mostly the end is as far as before, or a token nearer
+            if (further, room) not in self.ways and len(tail) <= room:
+                matcher = self.at(further)
+                if matcher and (not tail or matcher.consume_tokens(list(tail))):
+                    if matcher.is_accepting():
+                        self.ways[further, room] = tail
+        return self.way(further, room) is not None
 
     def sought(self, ids: Ids, room: int, width: int) -> Ids | None:
         """A way to the end, breadth first, with at most `width` beginnings of a length."""
@@ -70,12 +79,15 @@ class Parser:
                 if matcher.is_accepting():
                     return way
             further: dict[bytes, tuple[Ids, Any]] = {}
-            for way, matcher in front:
-                for token in self.few(matcher):
+            every = [(way, matcher, self.few(matcher)) for way, matcher in front]
+            for i in range(max(len(few) for _, _, few in every)):
+                for way, matcher, few in every:
                     after = matcher.deep_copy()
-                    if len(further) < width and after.consume_token(token):
+                    if i < len(few) and len(further) < width and after.consume_token(few[i]):
                         # what may follow tells most beginnings apart; the first is the likelier
-                        further.setdefault(after.compute_bitmask(), ((*way, token), after))
+                        further.setdefault(after.compute_bitmask(), ((*way, few[i]), after))
+            if not further:
+                return None
             front = list(further.values())
         return None
 
@@ -86,13 +98,14 @@ class Parser:
         """
         if matcher.is_stopped():
             return []
-        found: dict[int, list[int]] = {}
-        for token in self.allowed(matcher)[: len(self.words)].nonzero()[0].tolist():
-            if word := self.words[token]:
-                found.setdefault(word[0], []).append(token)
-        size = {token: len(self.words[token] or b"") for each in found.values() for token in each}
+        here = self.order[self.allowed(matcher)[self.order]]
+        if not len(here):
+            return []
+        _, first = np.unique(self.begins[here], return_index=True)
+        last = np.append(first[1:], len(here)) - 1
         ends = {
-            byte: [min(all_, key=size.get), max(all_, key=size.get)] for byte, all_ in found.items()
+            int(self.begins[here[i]]): [int(here[i]), int(here[j])]
+            for i, j in zip(first, last, strict=True)
         }
         if len(ends) == 1:
             return next(iter(ends.values()))[::-1]

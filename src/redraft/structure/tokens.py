@@ -82,8 +82,8 @@ def ended(table: Table, kind: Int[np.ndarray, " V"], letters: Letters, end: int)
     kind = kind.copy()
     kind[end] = K
     final = np.append(letters.final, True)
-    parts = (torch.from_numpy(part) for part in (whole, kind, final))
-    return Automaton(*parts, letters.opening)
+    table, kinds, ends = map(torch.from_numpy, (whole, kind, final))
+    return Automaton(table, kinds, ends, letters.opening)
 
 
 def hashed(columns: Table) -> UInt64[np.ndarray, " K"]:
