@@ -153,7 +153,7 @@ def dcd(asked: Asked) -> Any:
     from redraft.sample.defer import Deferred
     from redraft.sample.unmask import Unmask, confidence
 
-    tau = {} if asked.threshold is None else {"tau": asked.threshold}
+    tau: dict[str, Any] = {} if asked.threshold is None else {"tau": asked.threshold}
     return Unmask(confidence, Deferred(**tau, **asked.options), asked.draw)
 
 

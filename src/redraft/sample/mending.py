@@ -16,16 +16,17 @@ def edited(inner: Unmask, process: Any) -> Edited:
 
 def remasked(inner: Unmask, process: Any) -> Remdm:
     """ReMDM's rescaled schedule, in as many steps as the inner rule takes."""
-    pick: Any = inner.pick
-    return Remdm(process, pick.n, Rescale(0.015), inner.draw)
+    how: Any = inner
+    return Remdm(process, how.pick.n, Rescale(0.015), how.draw)
 
 
 def planned(inner: Unmask, process: Any) -> Planned:
     """P2 with the denoiser as its own planner."""
-    return Planned(process, inner.pick, inner.draw, inner.score)
+    how: Any = inner
+    return Planned(process, how.pick, how.draw, how.score)
 
 
 def verified(inner: Unmask, process: Any) -> Wino:
     """WINO, which writes what the inner rule is sure of."""
-    pick: Any = inner.pick
-    return Wino(process, accept=pick.tau, draw=inner.draw)
+    how: Any = inner
+    return Wino(process, accept=how.pick.tau, draw=how.draw)
