@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from redraft.adapt.shift import Shifted
-from redraft.cache.policy import Delayed, Dual, Never, Now, Prefix, Watched
+from redraft.cache.policy import Delayed, Dual, Never, Now, Part, Prefix, Watched
 from redraft.cache.slots import Slots
 from redraft.errors import BadInput
 from redraft.mask import BlockCausal
 from redraft.model.llama import LlamaConfig
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.nest import Nested
 from redraft.sample.order import confidence, random
 from redraft.sample.pick import Parts, Steps, Threshold, TopK
 from redraft.sample.predict import bind, blank, generate
@@ -246,6 +247,28 @@ def test_blocks_of_one_that_are_led_are_autoregressive():
         logits = inner(torch.tensor([x]), mask=BlockCausal(1))[0, -1]
         x.append(int(logits.index_fill(0, torch.tensor(MASK), -torch.inf).argmax()))
     assert last.tokens[0].tolist() == x
+
+
+@both
+def test_a_block_that_is_run_as_a_whole_is_the_plain_front(model):
+    """With a past and without; led or not."""
+    canvas = blank([[3, 4, 5, 6, 8, *[None] * 9], [2, 9, 1, 4, 4, *[None] * 9]], MASK, PAD)
+    sampler = Unmask(confidence, Parts(Threshold(0.3), 2))
+    for leads in (False, True):
+        plain = Front(model, PROCESS, 4, 64, leads=leads and isinstance(model, Shifted))
+        *_, want = generate_blocks(plain, canvas, sampler, Rng.seeds(0, 1))
+        for policy in (Watched(Part(2), 0.0), Never()):
+            inner = Front(model, PROCESS, 4, 64, leads=plain.leads)
+            asked = Nested(inner, policy)
+            *_, got = generate_blocks(asked, canvas, sampler, Rng.seeds(0, 1))
+            assert torch.equal(got.tokens, want.tokens)
+
+
+def test_a_part_is_run_alone_once_its_first_position_is_decided():
+    noisy = torch.tensor([[0, 1, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 0]]).bool()
+    one = torch.ones(3, dtype=torch.long)
+    now = Now(torch.ones_like(noisy), noisy, noisy, one, one, one)
+    assert Part(3).run(now).int().tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6, [0, 0, 0, 1, 1, 1]]
 
 
 def test_a_led_block_shows_its_first_token_before_it_is_looked_at():

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from redraft.adapt.shift import Shifted
+from redraft.cache.policy import Part
 from redraft.mask import BlockCausal, Documents
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.nest import Nested
 from redraft.sample.order import confidence
 from redraft.sample.pick import Parts, Scheduled, Shares, Threshold
 from redraft.sample.predict import blank
@@ -135,8 +137,6 @@ def fast(case: Case) -> dict:
     """Fast-dLLM v2: a full block is stored by a call that also says the next one's first token."""
     settings = case.settings
     plain(settings, "temperature")
-    if settings.get("use_block_cache"):
-        raise NotOffered(f"{NOT_BUILT}: a cache inside a block")
     found, size = network(case.checkpoint), int(settings["block_size"])
     mask_id, stop = int(settings["mask_id"]), int(settings.get("stop_token", -1))
     rows = [case["prompt"][0]] if "prompt" in case else list(case["input_ids"])
@@ -148,7 +148,9 @@ def fast(case: Case) -> dict:
     canvas = blank(full, mask_id, PAD)
     part = Parts(Threshold(float(settings["threshold"]), strict=True), settings["small_block_size"])
     sampler, model = Unmask(confidence, part, Draw(0.0)), Shifted(found.model)
-    asked = Front(model, Believed(mask_id), size, CONTEXT, leads=True)
+    told = Front(model, Believed(mask_id), size, CONTEXT, leads=True)
+    inside = Part(int(settings["small_block_size"]))
+    asked = Nested(told, inside) if settings.get("use_block_cache") else told
     calls, last = calls_of(found.model), canvas
     for last in generate_blocks(asked, canvas, sampler, Rng.seeds(*range(len(rows)))):
         if len(rows) == 1 and stopped(last.tokens[0, len(rows[0]) :], stop, mask_id):
@@ -157,7 +159,7 @@ def fast(case: Case) -> dict:
             return {"tokens": last.tokens[:, :width], "nfe": torch.tensor(len(calls))}
     asked.advance(last.tokens[:, -size:], last.doc[:, -size:], size)
     with torch.no_grad():
-        more = model.head(asked.store.last).argmax(-1)
+        more = model.head(told.store.last).argmax(-1)
     tokens = torch.cat([last.tokens, more], 1)
     got = {"nfe": torch.tensor(len(calls))}
     if "prompt" in case:

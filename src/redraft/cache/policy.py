@@ -74,6 +74,22 @@ class Dual(Policy):
 
 
 @dataclass(frozen=True)
+class Part(Policy):
+    """Of a block, the leftmost part of `size` that is not full (Fast-dLLM v2's block cache).
+
+    All of it at first, and where that part's own first position is still open.
+    """
+
+    size: int = 8
+
+    def run(self, now: Now) -> Where:
+        free = now.block & now.noisy
+        part = torch.arange(free.shape[1], device=free.device) // self.size
+        first = free.int().argmax(-1, keepdim=True)
+        return at_first(now, part == first // self.size) | (first % self.size == 0)
+
+
+@dataclass(frozen=True)
 class Delayed(Policy):
     """A decided token is run once more, as what it is now, and then remembered (dKV-Cache).
 
@@ -114,4 +130,4 @@ class Watched(Policy):
         return torch.where(drift > self.limit, old // 2, old * 2).clamp(1, self.most)
 
 
-EXAMPLES = (Never(), Prefix(), Dual(), Delayed(4), Watched(Dual(), 0.05))
+EXAMPLES = (Never(), Prefix(), Dual(), Part(2), Delayed(4), Watched(Dual(), 0.05))

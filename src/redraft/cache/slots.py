@@ -19,12 +19,13 @@ class Slots:
     `aim` says which rows and positions the next pass runs; it sees all positions of those rows,
     the others as they were when they were last run. `drift` is the largest change that the last
     aimed pass found in what had been remembered: |new - old| / |old| of a position's keys or
-    values in a layer.
+    values in a layer. `past`: a store of what stands before these positions, for ever.
     """
 
-    length = 0  # a pass stands in front of nothing: it is told where its positions are
+    length = 0  # a pass is told where its positions are
 
-    def __init__(self, doc: Tokens):
+    def __init__(self, doc: Tokens, past: Any = None):
+        self.past = past
         B, L = doc.shape
         at = torch.arange(L, device=doc.device)
         behind = torch.cat([doc[:, :1] - 1, doc[:, :-1]], 1) == doc
@@ -58,7 +59,11 @@ class Slots:
                 self.measure(held[layer][self.rows[:, None], :, self.at], new, self.stale)
             held[layer][self.rows[:, None], :, self.at] = new
         two = self.keys[layer], self.values[layer]
-        return two if whole else (two[0][self.rows], two[1][self.rows])
+        two = two if whole else (two[0][self.rows], two[1][self.rows])
+        if self.past is None:
+            return two
+        before = [each[self.rows] for each in self.past.held(layer)]
+        return torch.cat([before[0], two[0]], 2), torch.cat([before[1], two[1]], 2)
 
     def measure(self, old: Tensor, new: Tensor, stale: Tensor) -> None:
         """Note the largest change of what was remembered."""
@@ -72,4 +77,7 @@ class Slots:
             self.h = h.new_zeros(*self.before.shape, h.shape[-1])
         row = self.rows[:, None]
         self.h[row, self.at] = h
-        return self.h[row, self.before[row, self.at]]
+        said = self.h[row, self.before[row, self.at]]
+        if self.past is None or self.past.last is None:
+            return said
+        return torch.where((self.at == 0)[..., None], self.past.last[self.rows], said)

@@ -51,12 +51,18 @@ class Whole:
     """What a full-attention model believes of the open block, under a policy.
 
     `calls` counts network calls, `run` the positions that they ran, `drift` the largest one seen.
+    `past`: a store of what stands before the row, which must have no padding then.
     """
 
     def __init__(
-        self, model: Denoiser, process: Any, policy: Policy | None = None, mask: Mask | None = None
+        self,
+        model: Denoiser,
+        process: Any,
+        policy: Policy | None = None,
+        mask: Mask | None = None,
+        past: Any = None,
     ):
-        self.model, self.process = model, process
+        self.model, self.process, self.past = model, process, past
         self.policy = Never() if policy is None else policy
         self.mask = Full() if mask is None else mask
         self.remembers = not isinstance(self.policy, Never)
@@ -76,7 +82,7 @@ class Whole:
         self.asked: Tokens | None = None
         self.logp: Logits | None = None
         if self.store is None and self.remembers:
-            self.store, self.ran = Slots(canvas.doc), torch.full_like(canvas.tokens, -1)
+            self.store, self.ran = Slots(canvas.doc, self.past), torch.full_like(canvas.tokens, -1)
             self.since, self.patience = self.passes, torch.full_like(self.passes, 1 << 20)
             self.patience = self.policy.patience(self.patience, torch.zeros(len(self.passes)))
 
@@ -137,7 +143,8 @@ class Whole:
         seen = Documents(doc).simple()
         if not isinstance(seen, Full):
             seen = Table(doc.gather(1, at)[..., None] == doc[:, None])
-        h = self.model.features(x.gather(1, at), t, mask=seen, at=at, kv=self.store)
+        place = at if self.past is None else at + self.past.length
+        h = self.model.features(x.gather(1, at), t, mask=seen, at=place, kv=self.store)
         self.note(rows, at, run is None)
         where = (at[:, None] == columns[..., None]).int().argmax(-1)
         return h.gather(1, where[..., None].expand(-1, -1, h.shape[-1]))
