@@ -1,5 +1,7 @@
 """Presets: values that can be written down, that run, and that refuse what they do not read."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,12 +41,16 @@ def test_a_preset_writes(each, tokens):
     assert not last.open.any() and not (last.tokens == MASK).any()
 
 
+def pick_of(way) -> Any:
+    return way.sampler.pick
+
+
 def test_the_steps_are_shared_out_over_the_blocks():
-    assert preset("llada").way(128).sampler.pick == Steps(128)
-    assert preset("llada").way(256).sampler.pick == Steps(128)
-    assert changed(preset("llada"), {"steps": 64, "block": 32}).way(128).sampler.pick == Steps(16)
-    assert preset("dllm-bd3lm").way(100, 8).sampler.pick == Scheduled(8)
-    assert preset("sdar").way(100, 16).sampler.pick == Shares(16, 15, 0.85)
+    assert pick_of(preset("llada").way(128)) == Steps(128)
+    assert pick_of(preset("llada").way(256)) == Steps(128)
+    assert pick_of(changed(preset("llada"), {"steps": 64, "block": 32}).way(128)) == Steps(16)
+    assert pick_of(preset("dllm-bd3lm").way(100, 8)) == Scheduled(8)
+    assert pick_of(preset("sdar").way(100, 16)) == Shares(16, 15, 0.85)
     assert preset("fast-dllm").way(10).size == 10 and preset("fast-dllm").way(100).size == 32
     assert preset("fast-dllm").way(100, 8).size == 8
 
@@ -57,7 +63,8 @@ def test_options_replace_those_of_a_preset():
     inside = changed(preset("fast-dllm-v2"), {"threshold": 0.6}).pick
     assert inside == Parts(Threshold(0.6, strict=True), 8)
     dream = changed(preset("dream"), {"temperature": 0.4, "top-k": 9})
-    assert (dream.score.temperature, dream.score.top_k, dream.score.top_p) == (0.4, 9, 0.95)
+    score: Any = dream.score
+    assert (score.temperature, score.top_k, score.top_p) == (0.4, 9, 0.95)
     assert (dream.draw.temperature, dream.draw.top_k, dream.draw.top_p) == (0.4, 9, 0.95)
 
 

@@ -1,6 +1,7 @@
 """Full attention in blocks: policies that remember, and guidance by the prompt."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -173,7 +174,7 @@ class Says:
 
 def test_a_cache_is_refused_where_it_would_be_wrong():
     with pytest.raises(BadInput, match="keeps no keys"):
-        Whole(Says(), PROCESS, Dual())
+        Whole(cast(Any, Says()), PROCESS, Dual())
     with pytest.raises(BadInput, match="full attention"):
         Whole(MODELS["aligned"], PROCESS, Dual(), BlockCausal(4))
 
@@ -227,7 +228,7 @@ def test_guided_blocks_are_those_of_two_canvases(model):
     texts = []
     for cached in (True, False):
         two = [Front(model, PROCESS, 3, 64, cached) for _ in range(2)]
-        asked = PromptedBlocks(*two, 2.0)
+        asked = PromptedBlocks(two[0], two[1], 2.0)
         *_, last = generate_blocks(asked, canvas, GREEDY, Rng.seeds(0, 1))
         texts.append(last.tokens)
     assert torch.equal(*texts)

@@ -158,8 +158,10 @@ def fast(case: Case) -> dict:
             width = P + int((last.tokens[0, P:] == stop).nonzero()[0]) + 1
             return {"tokens": last.tokens[:, :width], "nfe": torch.tensor(len(calls))}
     asked.advance(last.tokens[:, -size:], last.doc[:, -size:], size)
+    h = told.store.last
+    assert h is not None
     with torch.no_grad():
-        more = model.head(told.store.last).argmax(-1)
+        more = model.head(h).argmax(-1)
     tokens = torch.cat([last.tokens, more], 1)
     got = {"nfe": torch.tensor(len(calls))}
     if "prompt" in case:

@@ -20,6 +20,7 @@ from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.networks import Network, network
 from tests.goldens.trainers import SCHEDULES
 
+CACHES: dict[str, Policy] = {"none": Never(), "prefix": Prefix(), "dual": Dual()}
 POLICIES = {"generate_with_prefix_cache": Prefix(), "generate_with_dual_cache": Dual()}
 
 
@@ -165,7 +166,7 @@ def sampled(case: Case, settings: dict, schedule) -> dict:
     adjust = (Suppress(tuple(never)),) if never else ()
     score = Without(score, tuple(late)) if late else score
     sampler = Unmask(score, pick, Draw(0.0), adjust)
-    policy: Policy = {"prefix": Prefix(), "dual": Dual()}.get(settings.get("use_cache"), Never())
+    policy = CACHES[settings.get("use_cache") or "none"]
     keep = tuple(settings.get("cfg_keep_tokens") or ())
     way = Windows(sampler, size, policy, float(settings.get("cfg_scale") or 0.0) + 1, keep)
     model = Shifted(found.model) if settings.get("right_shift_logits") else found.model

@@ -165,7 +165,7 @@ class Whole:
             self.drift = max(self.drift, float(drift.max()))
 
 
-def front(model: Denoiser, process: Any, way: Windows, mask: Mask | None = None):
+def front(model: Denoiser, process: Any, way: Windows, mask: Mask | None = None) -> Any:
     """What a way of writing asks."""
     if getattr(way.sampler, "judges", False) and not way.policy.whole_block:
         raise BadInput(
