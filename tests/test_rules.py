@@ -285,6 +285,7 @@ def test_shares_are_those_of_the_whole_window_or_all_that_is_sure():
     assert counts(Shares(8, 3), 8) == [3, 3, 2] and counts(Shares(8, 3), 4) == [3, 1]
     score = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
     assert Shares(4, 2, 0.6)(score, empty(4)).sum() == 3
+    assert counts(Shares(2, 5), 4) == [1, 1, 1, 1]
     assert Shares(4, 2, 0.85)(score, empty(4))[0].tolist() == [True, True, False, False]
 
 
@@ -294,6 +295,8 @@ def test_what_is_due_is_written_if_it_is_sure():
     assert Due(2, 0.85)(score, canvas)[0].tolist() == [True, False, False, False]
     assert Due(4, 0.1)(score, canvas).sum() == 1
     late = replace(canvas, step=canvas.step + 1)  # none was written at the first step
+    begun = replace(late, noisy=late.noisy & (torch.arange(4) > 0))  # one was
+    assert Due(4, 0.1)(score, begun)[0].tolist() == [False, True, False, False]
     assert Due(4, 0.1)(score, late).sum() == 2 and Due(1, 0.1)(score, late).sum() == 4
 
 
@@ -327,6 +330,8 @@ def test_stable_waits_until_a_belief_is_calm():
     assert got == [[0, 0, 0], [1, 0, 1], [2, 0, 2]]
     score = torch.tensor([[0.8, 0.8, 0.4]])
     assert pick(score, canvas)[0].tolist() == [True, False, False]
+    moved = pick.look(belief(unsure, calm, unsure), canvas)
+    assert moved.memo["calm"][0].tolist() == [0, 1, 3]
     early = replace(canvas, memo=canvas.memo | {"calm": torch.ones(1, 3).double()})
     assert torch.equal(pick(score, early), top(score, canvas, torch.tensor([1])))
 

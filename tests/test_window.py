@@ -258,11 +258,26 @@ def test_a_block_that_is_run_as_a_whole_is_the_plain_front(model):
     for leads in (False, True):
         plain = Front(model, PROCESS, 4, 64, leads=leads and isinstance(model, Shifted))
         *_, want = generate_blocks(plain, canvas, sampler, Rng.seeds(0, 1))
-        for policy in (Watched(Part(2), 0.0), Never()):
+        for policy in (Watched(Part(2), 0.0), Watched(Dual(), 0.0)):
             inner = Front(model, PROCESS, 4, 64, leads=plain.leads)
             asked = Nested(inner, policy)
             *_, got = generate_blocks(asked, canvas, sampler, Rng.seeds(0, 1))
             assert torch.equal(got.tokens, want.tokens)
+
+
+def test_a_block_begins_with_nothing_remembered_of_the_one_before():
+    canvas = blank([[3, 4, 5, 6, *[None] * 12]], MASK, PAD)
+    sampler = Unmask(confidence, Parts(Threshold(0.3), 2))
+    texts = []
+    for forgets in (True, False):
+        inner = Front(MODELS["shifted"], PROCESS, 4, 64, leads=True)
+        asked = Nested(inner, Part(2), forgets)
+        *_, last = generate_blocks(asked, canvas, sampler, Rng.seeds(0))
+        assert not last.open.any()
+        texts.append(last.tokens)
+    assert not torch.equal(*texts)
+    with pytest.raises(BadInput, match="remembers"):
+        Nested(Front(MODELS["shifted"], PROCESS, 4, 64), Never())
 
 
 def test_a_part_is_run_alone_once_its_first_position_is_decided():

@@ -150,7 +150,8 @@ def fast(case: Case) -> dict:
     sampler, model = Unmask(confidence, part, Draw(0.0)), Shifted(found.model)
     told = Front(model, Believed(mask_id), size, CONTEXT, leads=True)
     inside = Part(int(settings["small_block_size"]))
-    asked = Nested(told, inside) if settings.get("use_block_cache") else told
+    cached = settings.get("use_block_cache")  # it is never emptied, also not between blocks
+    asked = Nested(told, inside, forgets=False) if cached else told
     calls, last = calls_of(found.model), canvas
     for last in generate_blocks(asked, canvas, sampler, Rng.seeds(*range(len(rows)))):
         if len(rows) == 1 and stopped(last.tokens[0, len(rows[0]) :], stop, mask_id):
