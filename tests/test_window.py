@@ -266,13 +266,13 @@ def test_a_block_that_is_run_as_a_whole_is_the_plain_front(model):
 
 
 def test_a_block_begins_with_nothing_remembered_of_the_one_before():
-    canvas = blank([[3, 4, 5, 6, *[None] * 12]], MASK, PAD)
-    sampler = Unmask(confidence, Parts(Threshold(0.3), 2))
-    texts = []
+    given = torch.randint(8, V, (20, 4), generator=torch.Generator().manual_seed(0))
+    canvas = blank([[*row, *[None] * 12] for row in given.tolist()], MASK, PAD)
+    sampler, texts = Unmask(confidence, Parts(Threshold(0.3), 2)), []
     for forgets in (True, False):
         inner = Front(MODELS["shifted"], PROCESS, 4, 64, leads=True)
         asked = Nested(inner, Part(2), forgets)
-        *_, last = generate_blocks(asked, canvas, sampler, Rng.seeds(0))
+        *_, last = generate_blocks(asked, canvas, sampler, Rng.seeds(*range(20)))
         assert not last.open.any()
         texts.append(last.tokens)
     assert not torch.equal(*texts)

@@ -18,7 +18,7 @@ from redraft.sample.predict import Reuse
 from redraft.schedule import Linear
 from redraft.types import Canvas
 from tests.goldens import gidd
-from tests.goldens.case import NOT_BUILT, Case, NotOffered
+from tests.goldens.case import Case
 from tests.goldens.given import Given
 from tests.goldens.masked import Told
 from tests.goldens.networks import Network, network
@@ -188,13 +188,19 @@ def guided_run(case: Case, found: Network, model, process, step) -> dict:
 def hybrid(case: Case) -> dict:
     """GIDD: a step or a run; every position is redrawn."""
     settings, found = case.settings, network(case.checkpoint)
-    if "p_uniform" not in settings:
-        raise NotOffered(f"{NOT_BUILT}: the masked-only run of GIDD's code base")
-    process, least = gidd.process_of(found, settings), float(settings.get("min_p", 0.0))
+    least, masked_only = float(settings.get("min_p", 0.0)), "p_uniform" not in settings
+    if masked_only:
+        process: Discrete = Mixing(found.vocab_size, found.mask_id)
+    else:
+        process = gidd.process_of(found, settings)
 
     def step(x: Tensor, t: Tensor, s: Tensor, u: Tensor):
         with torch.no_grad():
             logits = found.model(x, t, mask=Full())
+        if masked_only:
+            logp = process.copy(process.log_x0(logits.double()), x)
+            probs = process.posterior(logp.exp(), x, t, s)
+            return probs, categorical(probs.log(), u)
         probs, then = redrawn(process, logits, x, t, s, u)
         if least > 0:
             probs = above(probs, least)
@@ -204,7 +210,11 @@ def hybrid(case: Case) -> dict:
     if "x" in case:
         times = (column(case[name], len(case["x"])) for name in ("t", "t_next"))
         return dict(zip(("probs", "next"), step(case["x"], *times, case["uniforms"]), strict=True))
-    n, eps, uniforms = int(settings["num_denoising_steps"]), settings["t_eps"], case["uniforms"]
+    uniforms = case["uniforms"]
+    if masked_only:  # its last step, over no time, draws nothing
+        uniforms = torch.cat([uniforms, uniforms[-1:]])
+    n = int(settings.get("num_denoising_steps", len(uniforms)))
+    eps = float(settings.get("t_eps", 1e-4))
     grid = (1 - 2 * eps) * torch.linspace(0, 1, n + 1) + eps
     x = torch.full(uniforms.shape[1:3], found.mask_id)
     for i in range(n):  # the reference begins one interval late and ends with a step of nothing
