@@ -1,6 +1,7 @@
 """The recipe l2d on tiny bases: trained, saved, loaded, measured and written with."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from redraft.sample.estimate import Average, Constant
 from redraft.sample.l2d import Refine
 from redraft.sample.ode import MIDPOINT, Adaptive, Fixed
 from redraft.sample.unmask import Draw
+from redraft.structure.language import by_regex
 from redraft.types import Batch, Rng
 from redraft.weights import read_tensors
 from tests.test_l2d import PATH, V, X, paths
@@ -82,6 +84,13 @@ def test_one_step_is_the_base_and_more_are_not(made, model):
     )
     with pytest.raises(BadInput, match="cannot fill gaps"):
         model.infill("a [[2]] b")
+
+
+@torch.no_grad()
+def test_it_can_be_held_to_a_language(model):
+    held = by_regex(model, "[ab]{4}").hold(Refine(3, draw=GREEDY))
+    assert re.fullmatch("say [ab]{4}", model.generate("say ", length=4, sampler=held)[0])
+    assert model.front(1, held).refiner.how == Refine(3, draw=GREEDY)
 
 
 def test_resumed_is_uninterrupted(made, monkeypatch):
