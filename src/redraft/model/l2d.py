@@ -9,7 +9,7 @@ Row i of either path speaks of token i + 1.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -59,9 +59,11 @@ class Path(nn.Module):
                 nn.init.zeros_(part.bias)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, std=0.02)
-        for end in (self.clock.map[0], self.clock.map[-1]):
+        ends: Any = (self.clock.map[0], self.clock.map[-1])
+        for end in ends:
             nn.init.normal_(end.weight, std=0.02)
-        for end in (self.merge[-1], *(layer.modulation[-1] for layer in self.layers)):
+        layers: Any = self.layers
+        for end in (self.merge[-1], *(layer.modulation[-1] for layer in layers)):
             nn.init.zeros_(end.weight)
 
 
@@ -147,7 +149,8 @@ class TwoPaths(nn.Module):
             self.path.entry(z, t).to(h.dtype),
             start if self.path_config.from_noise else None,
         )
-        for i, (mine, layer) in enumerate(zip(self.path.layers, self.model.layers, strict=True)):
+        layers: Any = zip(self.path.layers, self.model.layers, strict=True)
+        for i, (mine, layer) in enumerate(layers):
             told = [each.to(h.dtype) for each in mine.told(e, origin)]
             s = mine(s, layer, told, angles, close if i in shape.near else seen, kv.held(i))
         return self.model.norm(h + s * self.factor(e, start, t).to(h.dtype))

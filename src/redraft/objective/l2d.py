@@ -90,7 +90,7 @@ class Refining:
         if not 0 < self.drop <= 1:
             raise BadInput(f"drop is a share above 0 and at most 1, not {self.drop}")
 
-    def __call__(self, model: Paths, batch: Batch, rng: Rng) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng) -> Loss:
         """Draw times and noise, let both paths speak, compare."""
         return self.scored(model, batch, rng)[0]
 
@@ -107,7 +107,7 @@ class Refining:
         withheld = rng.fold("label").uniform(label) < self.drop
         return label.masked_fill(withheld, self.attribute.classes)
 
-    def scored(self, model: Paths, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
+    def scored(self, model: Any, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the nats of each target (detached), and t."""
         t, seen = self.time(batch, rng), self.mask & Documents(batch.doc)
         z = noised(model, batch.tokens, t, rng)
@@ -147,12 +147,12 @@ class PathBound:
         if not 0 < self.low < self.high:
             raise BadInput(f"a bound from {self.low} to {self.high}: give 0 < low < high")
 
-    def __call__(self, model: Paths, batch: Batch, rng: Rng) -> Loss:
+    def __call__(self, model: Any, batch: Batch, rng: Rng) -> Loss:
         """The bound, without a gradient."""
         return self.scored(model, batch, rng)[0]
 
     @torch.no_grad()
-    def scored(self, model: Paths, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
+    def scored(self, model: Any, batch: Batch, rng: Rng) -> tuple[Loss, Nats, Time]:
         """The loss, the bound's nats at every position, and the t of its middle part."""
         seen = self.mask & Documents(batch.doc)
         h, store = model.remember(batch.tokens, mask=seen)
