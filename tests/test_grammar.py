@@ -1,6 +1,7 @@
 """JSON schemas and context-free grammars: whatever is written is valid, by judges written here."""
 
 import json
+import math
 import random
 import re
 
@@ -73,14 +74,8 @@ def is_a(value, kind, schema, root):
         return isinstance(value, bool)
     if kind in ("integer", "number"):
         right = int if kind == "integer" else (int, float)
-        low, high = schema.get("minimum", -1e99), schema.get("maximum", 1e99)
-        above = schema.get("exclusiveMinimum", -1e99)
-        return (
-            isinstance(value, right)
-            and value is not True
-            and low <= value <= high
-            and value > above
-        )
+        low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+        return isinstance(value, right) and value is not True and low <= value <= high
     if kind == "string":
         return (
             isinstance(value, str)

@@ -103,12 +103,10 @@ class Stretch:
         return self.restricted(peak)
 
     def restricted(self, weights: Float[Tensor, "N n K"]) -> Float[Tensor, "N n K"]:
-        """Nothing but what is decided, where something is; no end where there may be none."""
+        """Nothing but what is decided, where something is."""
         only = self.automaton.kind[self.fixed.clamp(min=0)][..., None]
         decided = torch.full_like(weights, -torch.inf).scatter(-1, only, 0.0)
-        weights = torch.where((self.fixed >= 0)[..., None], decided, weights)
-        weights[..., -1] = weights[..., -1].where(self.may_end[:, None], -torch.inf)
-        return weights
+        return torch.where((self.fixed >= 0)[..., None], decided, weights)
 
     def backward(self, weights: Float[Tensor, "N n K"], most: bool) -> list[Float[Tensor, "N S"]]:
         """Before every position, by state: the weight of all that may follow."""
@@ -154,7 +152,6 @@ class Stretch:
             ways = alpha[i][:, source] + beta[i + 1][:, target]
             allowed.append(gathered(ways, kind, weights[:, i], False) - whole)
         found = torch.stack(allowed, 1)
-        found[..., -1] = found[..., -1].where(self.may_end[:, None], -torch.inf)
         free = (self.real & (self.fixed < 0))[..., None]
         return torch.where(free, belief + found[..., self.automaton.kind], logp.double())
 
@@ -177,7 +174,6 @@ class Stretch:
         chosen, state = self.fixed.clone(), self.first
         for i in range(self.fixed.shape[1]):
             ahead = beta[i + 1].gather(1, table[state])
-            ahead[:, -1] = ahead[:, -1].where(self.may_end, -torch.inf)
             ahead = ahead - ahead.amax(-1, keepdim=True)
             one = replace(draw, temperature=0.0 if most else 1.0)
             token = one.at(belief[:, i] + ahead[:, kind], u[:, i])
