@@ -177,6 +177,11 @@ def test_a_cache_is_refused_where_it_would_be_wrong():
         Whole(cast(Any, Says()), PROCESS, Dual())
     with pytest.raises(BadInput, match="full attention"):
         Whole(MODELS["aligned"], PROCESS, Dual(), BlockCausal(4))
+    near = LlamaConfig(19, 32, 2, 4, 2, 48, 16, reach=4, near=(1,)).build()
+    for model in (near, Shifted(near)):
+        with pytest.raises(BadInput, match="some layers here see near"):
+            Whole(model, PROCESS, Prefix())
+    Whole(near, PROCESS, Never())
 
 
 def test_a_row_that_holds_the_end_is_over():

@@ -47,6 +47,15 @@ class Windows:
         return isinstance(self.policy, Never) and self.guidance == 1
 
 
+def near_sighted(model: Any) -> bool:
+    """Whether some layers see only their surroundings, which slots do not tell them."""
+    while model is not None:
+        if getattr(getattr(model, "config", None), "reach", None) is not None:
+            return True
+        model = getattr(model, "model", None)
+    return False
+
+
 class Whole:
     """What a full-attention model believes of the open block, under a policy.
 
@@ -70,6 +79,8 @@ class Whole:
             raise BadInput("this network keeps no keys and values, so it has no cache: --cache no")
         if self.remembers and not isinstance(self.mask.simple(), Full):
             raise BadInput("a cache of this kind is for full attention; this model has another")
+        if self.remembers and near_sighted(model):
+            raise BadInput("a cache of this kind is for full attention; some layers here see near")
         self.store: Slots | None = None
         self.calls, self.run, self.drift = 0, 0, 0.0
 
