@@ -17,6 +17,11 @@ Load = Callable[[str], nn.Module]
 class OnBase(Protocol):
     """A configuration whose network stands on another one, which has a name."""
 
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens it speaks of."""
+        ...
+
     def on_base(self, load: Load) -> nn.Module:
         """The network, on the base that is named. Raises BadInput if that is not what it was."""
         ...

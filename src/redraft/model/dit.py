@@ -4,7 +4,9 @@ Peebles and Xie 2023, in the form of SEDD and MDLM.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -167,7 +169,7 @@ class Dit(nn.Module):
                 weight.zero_()
             elif weight.ndim == 2:
                 weight.normal_(std=self.config.init_std)
-        for layer in self.layers:
+        for layer in cast(Iterable[Layer], self.layers):
             layer.open(self.config.gate)
 
     def embed(self, x: Tokens) -> Features:

@@ -9,7 +9,7 @@ Row i of either path speaks of token i + 1.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -59,11 +59,10 @@ class Path(nn.Module):
                 nn.init.zeros_(part.bias)
             elif isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, std=0.02)
-        ends: Any = (self.clock.map[0], self.clock.map[-1])
-        for end in ends:
+        clock, merge, layers = cast(Any, (self.clock.map, self.merge, self.layers))
+        for end in (clock[0], clock[-1]):
             nn.init.normal_(end.weight, std=0.02)
-        layers: Any = self.layers
-        for end in (self.merge[-1], *(layer.modulation[-1] for layer in layers)):
+        for end in (merge[-1], *(layer.modulation[-1] for layer in layers)):
             nn.init.zeros_(end.weight)
 
 

@@ -1,6 +1,8 @@
 """The time-conditioned network for noisy vectors in place of tokens: DiT's layers, other ends."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -92,7 +94,7 @@ class Latent(nn.Module):
             elif weight.ndim == 2:
                 weight.normal_(std=1.0 if name.startswith("table") else self.config.init_std)
         self.enter.weight.normal_(std=self.config.size**-0.5)
-        for layer in self.layers:
+        for layer in cast(Iterable[Layer], self.layers):
             layer.open(self.config.gate)
 
     def features(

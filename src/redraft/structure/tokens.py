@@ -82,8 +82,8 @@ def ended(table: Table, kind: Int[np.ndarray, " V"], letters: Letters, end: int)
     kind = kind.copy()
     kind[end] = K
     final = np.append(letters.final, True)
-    table, kinds = torch.from_numpy(whole), torch.from_numpy(kind)
-    return Automaton(table, kinds, torch.from_numpy(final), letters.opening)
+    steps, kinds, ends = (torch.from_numpy(each) for each in (whole, kind, final))
+    return Automaton(steps, kinds, ends, letters.opening)
 
 
 def hashed(columns: Table) -> UInt64[np.ndarray, " K"]:
