@@ -260,3 +260,17 @@ def test_anchors_in_front_and_behind_say_nothing_new():
     for regex in ("^ab$", "ab$", "^ab"):
         assert letters(regex).accepts(b"ab") and not letters(regex).accepts(b"xab")
     assert letters(r"ab\$").accepts(b"ab$") and letters("a[]b]").accepts(b"a]")
+
+
+@pytest.mark.parametrize("p_uniform", [0.0, 1.0])
+def test_tokens_that_do_not_go_together_are_exchanged(p_uniform):
+    """One step that draws each of four letters by itself: they hardly ever agree."""
+    process = Mixing(BYTES.vocab_size, 256, p_uniform)
+    held, rng = (
+        Constrained(Ancestral(process, 1), regular("aaaa|bbbb", BYTES)),
+        Rng.of(0, torch.arange(20)),
+    )
+    canvas = process.start(blank([[None] * 4] * 20, 256, 257), rng)
+    flat = process.log_x0(torch.zeros(20, 4, BYTES.vocab_size))
+    *_, last = generate(lambda canvas, t: flat, canvas, held, rng)
+    assert {BYTES.decode(row) for row in last.tokens.tolist()} == {"aaaa", "bbbb"}
