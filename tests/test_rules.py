@@ -69,7 +69,7 @@ EAGER = [  # these commit at least one position of every open row
     Parts(Threshold(0.6), 2),
 ]
 ALL = [*EAGER, Falling(3), Chance(3)]
-eager = pytest.mark.parametrize("pick", EAGER, ids=str)
+eager = pytest.mark.parametrize("pick", EAGER)
 
 
 def belief(*rows):
@@ -87,7 +87,7 @@ def picked(pick, score, canvas, logp=None):
     return pick(score, canvas)
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("order", ORDERS)
 def test_an_order_puts_the_peaked_before_the_flat(order):
     flat, peaked = [1 / V] * V, [0.94] + [0.01] * (V - 1)
     logp = belief(flat, peaked, flat, peaked)
@@ -133,7 +133,7 @@ def test_a_loose_order_draws_positions_by_their_scores():
             assert share == pytest.approx((p[i] * p[j] / (1 - p[i])).item(), abs=0.012)
 
 
-@pytest.mark.parametrize("pick", ALL, ids=str)
+@pytest.mark.parametrize("pick", ALL)
 @pytest.mark.parametrize("score", [*SEEING, leftmost, random])
 def test_a_pick_commits_only_what_is_open(pick, score):
     canvas = blank([[5, None, 4, None, None], [None] * 5, [1, 2]], MASK, PAD)
@@ -157,7 +157,6 @@ def test_a_pick_commits_at_least_one_however_low_the_scores(pick):
         *(Steps(L), TopK(1), Threshold(2.0), Shares(L, L), Factor(0.0), EntropyBound(0.0)),
         *(Stable(2.0), Levels(2.0, 2.0), Scheduled(L), Falling(L, 0.0), Due(L, 2.0)),
     ],
-    ids=str,
 )
 def test_ties_go_to_the_left_and_one_commit_a_step_is_the_stepwise_rule(pick):
     """Whatever the rule, one position a step is the same text."""
@@ -248,7 +247,7 @@ def counts(pick, masks):
     return got
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 @pytest.mark.parametrize(("n", "masks"), [(4, 10), (6, 11), (16, 12), (3, 2), (1, 5)])
 def test_a_schedule_commits_its_rounded_shares_and_leaves_out_empty_steps(n, masks, schedule):
     left, want = masks, []
