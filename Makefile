@@ -29,7 +29,7 @@ demo: setup ## text in, a trained and evaluated model and report.html out
 test: setup ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-quick: setup ## the fast tests, about three minutes
+quick: setup ## the fast tests, about five minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 check: $(VENV)/ready ## format, lint and types
