@@ -31,7 +31,9 @@ from redraft.recipe.base import Run
 from redraft.recipe.find import find
 from redraft.recipe.given import base_of
 from redraft.recipe.start import start
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
+from redraft.sample.unmask import Draw, Unmask
 from redraft.train import checkpoint
 
 AR, SCRATCH = "AR as it is", "from scratch"

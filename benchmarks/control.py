@@ -9,7 +9,6 @@ attribute if one of the words is among its tokens, which no network judges.
 """
 
 import argparse
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from redraft.condition import Labelled
 from redraft.data.loader import documents_as_rows
 from redraft.eval.quality import distinct_n, unigram_entropy
+from redraft.eval.tasks.task import wilson
 from redraft.loading import open_pretrained
 from redraft.pretrained import Pretrained
 from redraft.progress import watch
@@ -27,8 +27,6 @@ from redraft.sample.ancestral import Ancestral
 from redraft.sample.guide import Judged, Mixed, Tempered
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.types import Rng, Tokens
-
-Z = 1.959963984540054
 
 
 def main() -> None:
@@ -114,19 +112,12 @@ def held_out(args) -> Tokens:
 def line(name: str, model: Pretrained, args, tokens: Tokens) -> None:
     """One line of the table."""
     hits = int((model.trained.attribute(tokens) == args.label).sum())
-    low, high = wilson(hits, len(tokens))
+    low, high = wilson(hits / len(tokens), len(tokens))
     rows = list(tokens.numpy())
     entropy = sum(map(unigram_entropy, rows)) / len(rows)
     interval = f"{low:.3f} to {high:.3f}"
     share, pairs = hits / len(tokens), distinct_n(rows, 2)
     print(f"{name:28}{share:8.3f}{interval:>18}{entropy:9.3f}{pairs:12.3f}", flush=True)
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    p, z = hits / n, Z * Z / n
-    middle, half = p + z / 2, Z * math.sqrt(p * (1 - p) / n + z / (4 * n))
-    return (middle - half) / (1 + z), (middle + half) / (1 + z)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ from redraft.recipe.find import find
 from redraft.sample.block import generate_blocks
 from redraft.sample.dual import DualFront
 from redraft.sample.lossless import Lossless, write
+from redraft.sample.order import confidence
+from redraft.sample.pick import Threshold
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, Threshold, Unmask, confidence
+from redraft.sample.unmask import Draw, Unmask
 from redraft.train.parallel import precision
 from redraft.types import Canvas, Rng
 

@@ -35,14 +35,15 @@ from redraft.recipe.find import find
 from redraft.recipe.start import initial, start
 from redraft.sample.estimate import Average, Polynomial, Sample
 from redraft.sample.l2d import Refine
-from redraft.sample.ode import EULER, HEUN, MIDPOINT, RK4, Adaptive, Fixed
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.ode import NAMED, Adaptive, Fixed
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
+from redraft.sample.unmask import Draw, Unmask
 from redraft.train import checkpoint
 
 STEPS = (1, 2, 4, 8, 16, 32)
 TRAINED = ("l2d", "lora", "full")
 CELLS = ("base", "lora", "full", *(f"l2d-{n}" for n in STEPS), "l2d-adaptive")
-SOLVERS = {"euler": EULER, "midpoint": MIDPOINT, "heun": HEUN, "rk4": RK4}
 GREEDY = Draw(0.0)
 
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=250, help="problems at a time")
     parser.add_argument("--new", type=int, default=None, help="tokens of an answer at most")
     parser.add_argument("--chat", action="store_true", help="ask in the chat template")
-    parser.add_argument("--solver", choices=SOLVERS, default="midpoint")
+    parser.add_argument("--solver", choices=NAMED, default="midpoint")
     parser.add_argument("--estimate", choices=("argmax", "sample", "average"), default="argmax")
     parser.add_argument("--tolerance", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
@@ -119,7 +120,7 @@ def sampler(name: str, args: Any) -> Any:
     more: dict[str, Any] = estimates[args.estimate] | {"draw": GREEDY}
     if name == "l2d-adaptive":
         return Refine(solver=Adaptive(tolerance=args.tolerance), **more)
-    return Refine(int(name.partition("-")[2]), Fixed(SOLVERS[args.solver]), **more)
+    return Refine(int(name.partition("-")[2]), Fixed(NAMED[args.solver]), **more)
 
 
 def run_of(which: str, args: Any) -> Run:

@@ -37,12 +37,11 @@ from redraft.model.path import LowRank
 from redraft.model.path_layer import PathConfig
 from redraft.process.mixing import Mixing
 from redraft.sample.l2d import L2DFront, Refine
-from redraft.sample.ode import EULER, HEUN, MIDPOINT, RK4, Fixed
+from redraft.sample.ode import NAMED, Fixed
 from redraft.sample.predict import blank
 from redraft.sample.unmask import Draw
 from redraft.types import Rng
 
-SOLVERS = {"euler": EULER, "midpoint": MIDPOINT, "heun": HEUN, "rk4": RK4}
 KEPT, ANEW = "kept", "anew"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="*", default=[128, 512, 2048])
     parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 8, 32])
     parser.add_argument("--cache", nargs="*", choices=(KEPT, ANEW), default=[KEPT, ANEW])
-    parser.add_argument("--solver", choices=SOLVERS, default="midpoint")
+    parser.add_argument("--solver", choices=NAMED, default="midpoint")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--rows", type=int, default=1, help="texts at a time")
     parser.add_argument("--tokens", type=int, default=5, help="timed, behind one that is not")
@@ -135,7 +134,7 @@ def cell(name: str, args: Any, model: Any) -> dict[str, Any]:
 
 def refine(steps: int, args: Any) -> Refine:
     """How a token is refined."""
-    return Refine(steps, Fixed(SOLVERS[args.solver]), draw=Draw(0.0))
+    return Refine(steps, Fixed(NAMED[args.solver]), draw=Draw(0.0))
 
 
 def calls(how: Refine) -> int:

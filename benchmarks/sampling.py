@@ -14,8 +14,10 @@ from redraft.model.llama import LlamaConfig
 from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.first_hitting import FirstHitting
+from redraft.sample.order import confidence, margin, random
+from redraft.sample.pick import Steps, Threshold
 from redraft.sample.predict import bind, blank, generate
-from redraft.sample.unmask import Draw, Steps, Threshold, Unmask, confidence, margin, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 
 LENGTH = 256

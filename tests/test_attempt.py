@@ -20,7 +20,9 @@ from redraft.pretrained import Pretrained
 from redraft.puzzle.find import drawn, write
 from redraft.sample.l2d import Refine
 from redraft.sample.ode import Adaptive
-from redraft.sample.unmask import Draw, Steps, TopK, Unmask, confidence, leftmost
+from redraft.sample.order import confidence, leftmost
+from redraft.sample.pick import Steps, TopK
+from redraft.sample.unmask import Draw, Unmask
 from tests.talk import DEFAULT
 from tests.test_dialogue import PROCESS, SHAPE, WORDS, model
 

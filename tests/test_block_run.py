@@ -14,7 +14,9 @@ from redraft.progress import clips, measured
 from redraft.recipe.find import find
 from redraft.recipe.start import start
 from redraft.sample.ancestral import Ancestral
-from redraft.sample.unmask import Steps, Unmask, random
+from redraft.sample.order import random
+from redraft.sample.pick import Steps
+from redraft.sample.unmask import Unmask
 
 SMALL = "text=text.txt tokenizer=bytes width=32 depth=1 length=32 rows=4 micro=2 steps=3 size=8"
 

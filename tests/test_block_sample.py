@@ -12,8 +12,10 @@ from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.first_hitting import FirstHitting
+from redraft.sample.order import confidence, leftmost, random
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, Steps, Threshold, TopK, Unmask, confidence, leftmost, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.schedule import Cosine
 from redraft.types import Rng
 from tests.test_block import CONFIGS, MASK, MASKED, WORDS, L, P, Seeing

@@ -20,11 +20,13 @@ from redraft.process.reading import X0
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.edit import Edited
 from redraft.sample.note import SURE
+from redraft.sample.order import confidence, leftmost, random
+from redraft.sample.pick import Steps, TopK
 from redraft.sample.plan import Planned
 from redraft.sample.predict import blank, generate
 from redraft.sample.refine import Redrafted, reopened
 from redraft.sample.remask import Cap, Conf, Loop, Remdm, Rescale
-from redraft.sample.unmask import Draw, Steps, TopK, Unmask, confidence, leftmost, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.sample.wino import Wino
 from tests.test_model import loud
 from tests.test_sample import MASK, PAD, L, rng, world

@@ -20,8 +20,10 @@ from redraft.objective.block import BlockNELBO
 from redraft.objective.nelbo import NELBO
 from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.sample.write import Request, Writer
 from tests.talk import DEFAULT, tokenizer
 

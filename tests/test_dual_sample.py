@@ -9,8 +9,10 @@ from redraft.mask import Seats
 from redraft.process.mixing import Mixing
 from redraft.sample.block import generate_blocks
 from redraft.sample.dual import DualFront, FirstThen
+from redraft.sample.order import confidence, random
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, Steps, Threshold, TopK, Unmask, confidence, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 from tests.test_lossless import greedy
 from tests.test_model import close

@@ -10,9 +10,10 @@ from redraft.errors import BadInput
 from redraft.mask import BlockCausal
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.edit import Edited, fingerprint
+from redraft.sample.order import confidence, leftmost
 from redraft.sample.pick import Shares, TopK
 from redraft.sample.predict import blank, generate
-from redraft.sample.unmask import Draw, Unmask, confidence, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 from tests.test_block_sample import LLAMA, PROCESS, loud
 from tests.test_sample import MASK, PAD, B, L, V, rng, world

@@ -15,7 +15,9 @@ from redraft.mask import Full
 from redraft.objective.nelbo import NELBO
 from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
-from redraft.sample.unmask import Draw, Steps, Unmask, margin, random
+from redraft.sample.order import margin, random
+from redraft.sample.pick import Steps
+from redraft.sample.unmask import Draw, Unmask
 from redraft.template import MOST, Gap, Template, search
 from tests.test_cli import redo, refused, work  # noqa: F401
 

@@ -11,10 +11,11 @@ import torch
 from redraft.data.tokenizer import Bpe
 from redraft.errors import BadInput
 from redraft.process.mixing import Mixing
-from redraft.sample import unmask
+from redraft.sample import order
 from redraft.sample.constrain import Constrained
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import blank, generate
-from redraft.sample.unmask import Draw, Steps, Threshold, TopK, Unmask
+from redraft.sample.unmask import Draw, Unmask
 from redraft.structure.language import by_grammar, by_schema
 from redraft.structure.letters import letters
 from redraft.structure.schema import Irregular, expression
@@ -137,10 +138,10 @@ def some_schema(dice, depth=2):
 
 
 SAMPLERS = (
-    Unmask(unmask.confidence, Threshold(0.9), Draw(0.0)),
-    Unmask(unmask.margin, Steps(4), Draw(1.0)),
-    Unmask(unmask.random, Steps(6), Draw(0.9, top_p=0.9)),
-    Unmask(unmask.leftmost, TopK(2), Draw(1.0, top_k=9)),
+    Unmask(order.confidence, Threshold(0.9), Draw(0.0)),
+    Unmask(order.margin, Steps(4), Draw(1.0)),
+    Unmask(order.random, Steps(6), Draw(0.9, top_p=0.9)),
+    Unmask(order.leftmost, TopK(2), Draw(1.0, top_k=9)),
 )
 
 
@@ -216,7 +217,7 @@ def test_a_bracket_is_not_opened_that_cannot_be_closed(tmp_path):
     language = by_grammar(Model, written(tmp_path / "g.lark", SUM))
     one = BPE.encode("(")[0]
     logp = torch.full((1, 9, V), -9.0).index_fill(2, torch.tensor([one]), 0.0).log_softmax(-1)
-    held = language.hold(Unmask(unmask.leftmost, TopK(1), Draw(0.0)))
+    held = language.hold(Unmask(order.leftmost, TopK(1), Draw(0.0)))
     *_, last = generate(lambda c, t: logp, blank([[None] * 9], MASK, END), held, Rng.seeds(0))
     text = BPE.decode([i for i in last.tokens[0].tolist() if i != END])
     assert text.startswith("((((") and balanced(text)

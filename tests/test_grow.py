@@ -9,8 +9,10 @@ from redraft.errors import BadInput
 from redraft.sample.daedal import Daedal, Row
 from redraft.sample.grow import Append, begun
 from redraft.sample.note import SURE
+from redraft.sample.order import confidence, leftmost, random
+from redraft.sample.pick import TopK
 from redraft.sample.predict import bind, blank
-from redraft.sample.unmask import Draw, TopK, Unmask, confidence, leftmost, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 from tests.test_cli import redo, refused, work  # noqa: F401
 from tests.test_filling import model as toy

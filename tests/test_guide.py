@@ -16,8 +16,10 @@ from redraft.process.gidd import Gidd
 from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.guide import Judged, Mixed, Tempered, blended, linear, one_by_one, paired
+from redraft.sample.order import random
+from redraft.sample.pick import Steps
 from redraft.sample.predict import Reuse, blank, generate
-from redraft.sample.unmask import Draw, Steps, Unmask, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas, Rng
 from tests.toy import MASK, WORDS, L, P, V, conditional
 

@@ -22,7 +22,9 @@ from redraft.model.rope import Even, Llama3, Yarn
 from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockAnyOrder
 from redraft.objective.nelbo import NELBO
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
+from redraft.sample.unmask import Draw, Unmask
 from tests.test_cli import call, refused
 
 V, D, MASK, END = 300, 16, 290, 291

@@ -27,8 +27,10 @@ from redraft.sample.ode import (
     Adaptive,
     Fixed,
 )
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas, Rng
 from tests.test_l2d import PATH, V, joint, paths
 from tests.test_model import close

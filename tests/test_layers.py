@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "names": "errors files fetch",
     "weights": "errors",
     "condition": "types errors",
-    "puzzle": "errors files",
+    "puzzle": "errors files describe",
     "process": "types schedule draw errors",
     "view": "types errors",
     "cache": "types",

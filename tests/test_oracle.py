@@ -11,8 +11,10 @@ from redraft.objective.nelbo import NELBO, AnyOrder
 from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.first_hitting import FirstHitting
+from redraft.sample.order import leftmost, random
+from redraft.sample.pick import TopK
 from redraft.sample.predict import bind, blank, generate
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Batch, Rng
 from tests import toy
 

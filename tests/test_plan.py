@@ -9,11 +9,12 @@ import torch
 from redraft.errors import BadInput
 from redraft.process.gidd import Gidd
 from redraft.sample.defer import Deferred
+from redraft.sample.order import confidence, random
 from redraft.sample.pick import Shares, Steps, Threshold, TopK
 from redraft.sample.plan import Judge, Planned
 from redraft.sample.predict import bind, blank, generate
 from redraft.sample.safe import EntropyBound
-from redraft.sample.unmask import Draw, Unmask, confidence, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas
 from tests.test_sample import MASK, MASKED, PAD, B, L, V, rng, world
 

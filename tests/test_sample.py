@@ -6,18 +6,10 @@ import torch
 from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.first_hitting import FirstHitting
+from redraft.sample.order import confidence, leftmost, margin, neg_entropy, random
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import Reuse, Sampler, bind, blank, generate
-from redraft.sample.unmask import (
-    Steps,
-    Threshold,
-    TopK,
-    Unmask,
-    confidence,
-    leftmost,
-    margin,
-    neg_entropy,
-    random,
-)
+from redraft.sample.unmask import Unmask
 from redraft.schedule import Cosine, Linear, Polynomial
 from redraft.types import Canvas, Rng
 from tests.contract import examples

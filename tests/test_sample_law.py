@@ -10,8 +10,10 @@ from torch.nn.functional import one_hot
 from redraft.process.mixing import Mixing
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.first_hitting import FirstHitting
+from redraft.sample.order import confidence, leftmost, random
+from redraft.sample.pick import Steps, TopK
 from redraft.sample.predict import Reuse, bind, blank, generate
-from redraft.sample.unmask import Draw, Steps, TopK, Unmask, confidence, leftmost, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.schedule import EXAMPLES, Cosine
 from redraft.types import Canvas, Rng
 from tests.toy import MASK, WORDS, Exact, L, P, V, conditional

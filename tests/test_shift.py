@@ -6,8 +6,10 @@ from redraft.mask import BlockCausal, Documents
 from redraft.model.llama import LlamaConfig
 from redraft.objective.ar import CrossEntropy
 from redraft.process.mixing import Mixing
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
 from redraft.sample.predict import bind, blank, generate
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Batch, Rng
 from tests.test_model import close, loud
 

@@ -10,8 +10,10 @@ from redraft.model.llama import LlamaConfig
 from redraft.objective.block import BlockAnyOrder, BlockNELBO, both, doubled
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
 from redraft.sample.predict import bind, blank
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Batch, Canvas, Rng
 from tests.test_model import close, loud
 

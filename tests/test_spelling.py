@@ -12,8 +12,9 @@ from redraft.data.spelling import spelling
 from redraft.data.tokenizer import Bpe, Bytes, Chars, Tokenizer
 from redraft.errors import BadInput
 from redraft.sample.constrain import Constrained
+from redraft.sample.pick import Steps
 from redraft.sample.predict import blank, generate
-from redraft.sample.unmask import Draw, Steps, Unmask
+from redraft.sample.unmask import Draw, Unmask
 from redraft.structure.language import regular
 from redraft.types import Rng
 

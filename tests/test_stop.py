@@ -13,20 +13,12 @@ from redraft.mask import BlockCausal
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.note import SURE, Noted
+from redraft.sample.order import confidence, leftmost, margin, random
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import bind, blank, generate
 from redraft.sample.stop import Until
 from redraft.sample.tally import Tally
-from redraft.sample.unmask import (
-    Draw,
-    Steps,
-    Threshold,
-    TopK,
-    Unmask,
-    confidence,
-    leftmost,
-    margin,
-    random,
-)
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 
 MASK, END, V = 256, 257, 258

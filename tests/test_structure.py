@@ -9,12 +9,13 @@ import torch
 from redraft.data.tokenizer import Bpe, Bytes
 from redraft.errors import BadInput
 from redraft.process.mixing import Mixing
-from redraft.sample import unmask
+from redraft.sample import order
 from redraft.sample.ancestral import Ancestral
 from redraft.sample.constrain import Constrained
 from redraft.sample.first_hitting import FirstHitting
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import blank, generate
-from redraft.sample.unmask import Draw, Steps, Threshold, TopK, Unmask
+from redraft.sample.unmask import Draw, Unmask
 from redraft.structure.language import regular
 from redraft.structure.letters import letters
 from redraft.types import Rng
@@ -64,11 +65,11 @@ def some_regex(dice, depth=3):
 
 
 SAMPLERS = (
-    Unmask(unmask.confidence, Threshold(0.9), Draw(0.0)),
-    Unmask(unmask.margin, Steps(4), Draw(1.0)),
-    Unmask(unmask.neg_entropy, TopK(3), Draw(0.8, top_p=0.9)),
-    Unmask(unmask.random, Steps(3), Draw(1.0, top_k=5)),
-    Unmask(unmask.leftmost, TopK(1), Draw(0.0)),
+    Unmask(order.confidence, Threshold(0.9), Draw(0.0)),
+    Unmask(order.margin, Steps(4), Draw(1.0)),
+    Unmask(order.neg_entropy, TopK(3), Draw(0.8, top_p=0.9)),
+    Unmask(order.random, Steps(3), Draw(1.0, top_k=5)),
+    Unmask(order.leftmost, TopK(1), Draw(0.0)),
     Ancestral(Mixing(V, MASK), 5),
     Ancestral(Mixing(V, MASK, 1.0), 5),
     FirstHitting(Mixing(V, MASK)),
@@ -201,7 +202,7 @@ def test_what_has_been_committed_stays():
 
 
 def test_what_can_only_be_one_token_is_written_at_once():
-    held = Constrained(Unmask(unmask.random, TopK(1), Draw(0.0)), regular("a{2}", BYTES))
+    held = Constrained(Unmask(order.random, TopK(1), Draw(0.0)), regular("a{2}", BYTES))
     first = next(
         generate(
             lambda c, t: torch.zeros(1, 9, 258), blank([[None] * 9], 256, 257), held, Rng.seeds(0)

@@ -12,7 +12,9 @@ from redraft.objective.ar import CrossEntropy
 from redraft.objective.block import BlockNELBO
 from redraft.pretrained import Pretrained
 from redraft.process.mixing import Mixing
-from redraft.sample.unmask import Draw, Threshold, Unmask, confidence
+from redraft.sample.order import confidence
+from redraft.sample.pick import Threshold
+from redraft.sample.unmask import Draw, Unmask
 from redraft.structure.language import by_regex
 from tests.talk import speaking, tokenizer
 from tests.test_cli import SETTINGS, call, refused

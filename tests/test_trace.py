@@ -18,14 +18,16 @@ from redraft.data.tokenizer import Bpe, Bytes, Chars, Tokenizer
 from redraft.errors import BadInput
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.note import SURE, Noted
+from redraft.sample.order import confidence, random
+from redraft.sample.pick import Threshold, TopK
 from redraft.sample.predict import bind, blank, generate
 from redraft.sample.tally import Tally
-from redraft.sample.unmask import Draw, Threshold, TopK, Unmask, confidence, random
+from redraft.sample.unmask import Draw, Unmask
 from redraft.trace.page import page
 from redraft.trace.read import read
 from redraft.trace.record import Recorder, opened, sealed, told
 from redraft.trace.show import account, movie, play
-from redraft.trace.words import Spelling, Words
+from redraft.trace.words import Spelled, Words
 from redraft.types import Rng
 from redraft.view import visible
 from tests.test_cli import redo, refused, work  # noqa: F401
@@ -250,7 +252,7 @@ def characters():
 @pytest.mark.parametrize("build", [metaspace, wordpiece, merged, characters])
 def test_tokens_are_spelled_as_their_tokenizer_reads_them(build):
     tokenizer, ids = build()
-    spelling = Spelling(tokenizer)
+    spelling = Spelled(tokenizer)
     every = {i: spelling.bytes(i) for i in (*ids, tokenizer.mask_id, tokenizer.eos_id)}
     words = Words(tokenizer.eos_id, every, spelling.spaced)
     for end in range(len(ids) + 1):

@@ -2,19 +2,10 @@ import pytest
 import torch
 
 from redraft.sample import order
+from redraft.sample.order import confidence, leftmost, margin, neg_entropy, random
+from redraft.sample.pick import Steps, TopK, top
 from redraft.sample.predict import blank, generate
-from redraft.sample.unmask import (
-    Draw,
-    Steps,
-    TopK,
-    Unmask,
-    confidence,
-    leftmost,
-    margin,
-    neg_entropy,
-    random,
-    top,
-)
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas, Rng
 from tests.test_sample import MASK, PAD, L, rng, world
 from tests.toy import Given

@@ -399,10 +399,8 @@ def test_32768_tokens_train(kind):
     assert losses[1] < losses[0]
 
 
-@every
+@pytest.mark.parametrize("process", [p for p in PROCESSES if isinstance(p, Interpolating)])
 def test_the_short_way_of_noise_that_knows_nothing_is_the_long_one(process):
-    if not isinstance(process, Interpolating):
-        pytest.skip("noise that goes to tokens like the one it replaces")
     rng = torch.Generator().manual_seed(0)
     ks, x0, xt = torch.cartesian_prod(torch.arange(1, T + 1), LETTERS, torch.arange(V)).T
     t = ks.double() / T

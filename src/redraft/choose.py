@@ -212,12 +212,14 @@ def within(size: int, tokens: int, given: dict) -> tuple[int, dict]:
 
 def leftmost(order: Order | None, draw, given: dict):
     """How an autoregressive model writes."""
-    from redraft.sample import unmask
+    from redraft.sample import order as orders
+    from redraft.sample.pick import TopK
+    from redraft.sample.unmask import Unmask
 
     if order not in (None, Order.left):
         raise BadInput(f"--order {order.value}: this model writes from left to right only")
     refuse("an autoregressive model", given, "steps", "threshold", "correct")
-    return unmask.Unmask(unmask.leftmost, unmask.TopK(1), drawing(draw, given))
+    return Unmask(orders.leftmost, TopK(1), drawing(draw, given))
 
 
 def verified(model, given: dict):
@@ -278,28 +280,30 @@ def corrected(model, tokens: int, order: Order | None, draw, given: dict):
 
 def unmasking(tokens: int, order: Order, draw, given: dict):
     """A sampler that commits some positions at every step."""
-    from redraft.sample import unmask
+    from redraft.sample import order as orders
+    from redraft.sample.pick import Steps, Threshold
+    from redraft.sample.unmask import Unmask
 
     steps, threshold = given["steps"], given["threshold"]
     score = score_of(order)
     if threshold is None:
-        return unmask.Unmask(score, unmask.Steps(steps or tokens), draw)
+        return Unmask(score, Steps(steps or tokens), draw)
     refuse("--threshold", given, "steps")
-    if score not in (unmask.margin, unmask.confidence):
+    if score not in (orders.margin, orders.confidence):
         raise BadInput(f"--order {order.value} has no scores between 0 and 1 for --threshold")
-    return unmask.Unmask(score, unmask.Threshold(threshold), draw)
+    return Unmask(score, Threshold(threshold), draw)
 
 
 def score_of(order: Order):
     """The score of an order."""
-    from redraft.sample import unmask
+    from redraft.sample import order as orders
 
     scores = {
-        Order.margin: unmask.margin,
-        Order.confidence: unmask.confidence,
-        Order.entropy: unmask.neg_entropy,
-        Order.random: unmask.random,
-        Order.left: unmask.leftmost,
+        Order.margin: orders.margin,
+        Order.confidence: orders.confidence,
+        Order.entropy: orders.neg_entropy,
+        Order.random: orders.random,
+        Order.left: orders.leftmost,
     }
     if order not in scores:
         raise BadInput(f"--order {order.value} is no order of positions: {', '.join(scores)}")

@@ -61,20 +61,15 @@ def remdm(asked: Asked) -> Any:
     from redraft.sample import remask
     from redraft.sample.unmask import Draw
 
-    plans = {
-        "cap": remask.Cap,
-        "rescale": remask.Rescale,
-        "conf": lambda **eta: remask.Conf(remask.Rescale(**(eta or {"eta": 1.0}))),
-        "loop": remask.Loop,
-        "forward-backward": remask.ForwardBackward,
-        "flow": remask.FlowMatching,
-    }
     options = dict(asked.options)
     name = options.pop("plan", "rescale")
-    if name not in plans:
-        raise BadInput(f"--correct remdm:plan={name}: choose one of {', '.join(plans)}")
+    if name not in PLANS:
+        raise BadInput(f"--correct remdm:plan={name}: choose one of {', '.join(PLANS)}")
+    if name == "conf":
+        options.setdefault("eta", 1.0)
     try:
-        plan = plans[name](**options)
+        plan = getattr(remask, PLANS[name])(**options)
+        plan = remask.Conf(plan) if name == "conf" else plan
     except TypeError:
         words = ", ".join(options)
         raise BadInput(f"--correct remdm: the plan {name} does not read {words}") from None
@@ -122,7 +117,8 @@ def wino(asked: Asked) -> Any:
 def edit(asked: Asked) -> Any:
     """Write masks and edit tokens by thresholds."""
     from redraft.sample.edit import Edited
-    from redraft.sample.unmask import Unmask, confidence
+    from redraft.sample.order import confidence
+    from redraft.sample.unmask import Unmask
 
     inner = Unmask(confidence, asked.pick(None if asked.steps else 0.7), asked.draw)
     return Edited(inner, **asked.options)
@@ -130,9 +126,10 @@ def edit(asked: Asked) -> Any:
 
 def did(asked: Asked) -> Any:
     """Draft in small blocks, write the least sure anew with all in sight."""
+    from redraft.sample.order import random
     from redraft.sample.pick import Steps
     from redraft.sample.refine import Redrafted
-    from redraft.sample.unmask import Unmask, random
+    from redraft.sample.unmask import Unmask
 
     options = dict(asked.options)
     share, size = options.pop("share", 0.25), options.pop("size", None)
@@ -151,7 +148,8 @@ def did(asked: Asked) -> Any:
 def dcd(asked: Asked) -> Any:
     """Unsure tokens near the edge of a sliding window wait."""
     from redraft.sample.defer import Deferred
-    from redraft.sample.unmask import Unmask, confidence
+    from redraft.sample.order import confidence
+    from redraft.sample.unmask import Unmask
 
     tau: dict[str, Any] = {} if asked.threshold is None else {"tau": asked.threshold}
     return Unmask(confidence, Deferred(**tau, **asked.options), asked.draw)
@@ -173,7 +171,10 @@ def named(*names: str) -> Callable[[str], str]:
     return read
 
 
-PLANS = ("cap", "rescale", "conf", "loop", "forward-backward", "flow")
+PLANS = {  # of ReMDM, by the names of its classes; conf shares out what rescale says
+    **{"cap": "Cap", "rescale": "Rescale", "conf": "Rescale", "loop": "Loop"},
+    **{"forward-backward": "ForwardBackward", "flow": "FlowMatching"},
+}
 WAYS = {
     "gidd": Way(
         gidd,

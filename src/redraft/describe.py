@@ -1,8 +1,9 @@
-"""Frozen dataclasses to JSON and back: the one format of recipes, checkpoints and run records."""
+"""Frozen dataclasses to JSON and back, and reading JSON: recipes, checkpoints, run records."""
 
 import importlib
 import inspect
 import json
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,30 @@ def read_json(path: Path) -> Any:
         raise BadInput(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"{path}: not readable as JSON ({error})") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each value of a file of JSON lines stands, and the value; blank lines are none.
+
+    Raises BadInput, naming file and line, for a line that is no JSON or not UTF-8.
+    """
+    at = 0
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            try:
+                text = line.decode().removeprefix("\ufeff" if number == 1 else "")
+            except UnicodeDecodeError as error:
+                raise BadInput(f"{where}: not UTF-8 at byte {at + error.start}") from None
+            at += len(line)
+            if not text.strip():
+                continue
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise BadInput(f"{where}: not JSON ({error})") from None
+            yield where, value

@@ -10,7 +10,7 @@ from torch import nn
 
 from redraft.adapt.l2d import L2D
 from redraft.adapt.meter import Meter, Metered
-from redraft.adapt.shift import NextToken, Shifted
+from redraft.adapt.shift import Lagging, Shifted
 from redraft.data.tokenizer import Tokenizer
 from redraft.data.voice import Voice
 from redraft.errors import BadInput
@@ -31,22 +31,14 @@ from redraft.sample.grow import Growing, begun
 from redraft.sample.l2d import L2DFront, Refine
 from redraft.sample.lossless import Lossless, write
 from redraft.sample.note import Noted
+from redraft.sample.order import confidence, leftmost, margin, random
+from redraft.sample.pick import Steps, Threshold, TopK
 from redraft.sample.predict import Predict, Sampler, bind, blank, generate
 from redraft.sample.prompted import fronted
 from redraft.sample.refine import Redrafted
 from redraft.sample.stop import Closing, Until
 from redraft.sample.tally import Answer, Tally
-from redraft.sample.unmask import (
-    Draw,
-    Steps,
-    Threshold,
-    TopK,
-    Unmask,
-    confidence,
-    leftmost,
-    margin,
-    random,
-)
+from redraft.sample.unmask import Draw, Unmask
 from redraft.sample.window import Windows, generate_way
 from redraft.sample.wino import in_blocks, with_shadow
 from redraft.template import Template
@@ -77,7 +69,7 @@ class Pretrained:
     @property
     def causal(self) -> bool:
         """Whether it can only write from left to right."""
-        return isinstance(self.model, NextToken | L2D)
+        return isinstance(self.model, Lagging)
 
     @property
     def refines(self) -> bool:
@@ -99,7 +91,7 @@ class Pretrained:
         """Its network of next tokens, which says at l what follows. Raises BadInput without one."""
         if not self.causal:
             raise BadInput(f"{self.path}: not an autoregressive model, which this needs")
-        inner = cast(NextToken | L2D, self.model).model
+        inner = cast(Lagging, self.model).model
         if not getattr(inner, "stores", False):
             raise BadInput(f"{self.path}: its network keeps no keys and values")
         return inner
@@ -252,7 +244,8 @@ class Pretrained:
         if self.block is None:
             one = way.size >= int(canvas.open.sum(-1).max()) and way.plain
             if one and getattr(way.sampler, "shadows", False):  # a single block, nothing remembered
-                return generate(self.predict(way.sampler), canvas, self.noted(way.sampler), rng)
+                asked = self.predict(way.sampler)
+                return generate(asked, canvas, self.noted(way.sampler), rng, close)
             way = replace(way, sampler=self.noted(way.sampler))
             return generate_way(self.network, self.process, self.mask, canvas, way, rng, close)
         told, shifted = self.front(self.block, way.sampler), isinstance(self.model, Shifted)
@@ -278,7 +271,7 @@ class Pretrained:
         self, first: int, rows: Rows, sampler: Way | None, seed: Seeds, until: Until | None
     ) -> Iterator[Canvas]:
         """The same behind the first token of the prompt, in the place of a mark."""
-        moved = cast(NextToken | L2D, self.model).behind(first).eval()
+        moved = cast(Lagging, self.model).behind(first).eval()
         sampler = sampler.later() if isinstance(sampler, Held) else sampler
         marked = replace(self, model=moved, length=self.length - 1, begins=True)
         for canvas in marked.run([row[1:] for row in rows], sampler, seed, until):

@@ -79,12 +79,6 @@ def solver_of(steps: int | None, wanted: dict):
     """How vectors move."""
     from redraft.sample import ode
 
-    fixed = {
-        Kind.euler: ode.EULER,
-        Kind.midpoint: ode.MIDPOINT,
-        Kind.heun: ode.HEUN,
-        Kind.rk4: ode.RK4,
-    }
     kind = wanted.get("solver", Kind.midpoint)
     if kind is Kind.adaptive:
         if steps is not None:
@@ -92,7 +86,7 @@ def solver_of(steps: int | None, wanted: dict):
         return ode.Adaptive(tolerance=wanted.get("tolerance", ode.Adaptive.tolerance))
     if "tolerance" in wanted:
         raise BadInput("--tolerance is for --solver adaptive")
-    if kind not in fixed:
-        names = ", ".join([*fixed, Kind.adaptive])
+    if kind not in ode.NAMED:
+        names = ", ".join([*ode.NAMED, Kind.adaptive])
         raise BadInput(f"--solver {kind.value} is for models of vectors; here choose {names}")
-    return ode.Fixed(fixed[kind])
+    return ode.Fixed(ode.NAMED[kind])

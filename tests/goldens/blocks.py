@@ -10,9 +10,10 @@ from redraft.cache.store import Dense
 from redraft.mask import BlockCausal, BlockDiffusion
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front, generate_blocks
+from redraft.sample.order import confidence, leftmost
 from redraft.sample.pick import Shares
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, Unmask, confidence, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 from tests.goldens.case import Case, NotOffered
 from tests.goldens.networks import Network, grad_norm

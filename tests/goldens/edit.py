@@ -9,9 +9,10 @@ import torch
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front, generate_blocks
 from redraft.sample.edit import Edited
+from redraft.sample.order import confidence
 from redraft.sample.pick import Shares
 from redraft.sample.predict import blank
-from redraft.sample.unmask import Draw, Unmask, confidence
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng
 from tests.goldens.case import NOT_BUILT, Case, NotOffered
 from tests.goldens.networks import network

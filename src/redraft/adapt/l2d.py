@@ -6,13 +6,12 @@ What it says at l is about token l: everything stands one place right, behind `b
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from redraft.adapt.base import Load, standing
 from redraft.adapt.lora import Origin, fingerprint
+from redraft.adapt.shift import Lagging
 from redraft.cache.store import Dense
 from redraft.errors import BadInput
 from redraft.mask import Mask
@@ -20,18 +19,15 @@ from redraft.model.l2d import TwoPaths
 from redraft.model.llama import Llama, LlamaConfig
 from redraft.model.path import Noisy
 from redraft.model.path_layer import PathConfig
-from redraft.types import Features, Logits, Time, Tokens
+from redraft.types import Features, Time, Tokens
 
 
-class L2D(nn.Module):
+class L2D(Lagging):
     """Two paths (`model.l2d`). Without a noisy vector it is the frozen network, bit for bit."""
 
-    timed = False
-    stores = True
-
     def __init__(self, model: TwoPaths, bos_id: int, spare: bool = False, origin: str = ""):
-        super().__init__()
-        self.model, self.bos_id, self.spare, self.name = model, bos_id, spare, origin
+        super().__init__(model, bos_id, spare)
+        self.name = origin
 
     @property
     def origin(self) -> Origin:
@@ -54,11 +50,6 @@ class L2D(nn.Module):
         parts = (self.model.config, self.bos_id, path, self.spare, self.name or None)
         return L2DConfig(*parts, self.origin.fingerprint if self.name else "")
 
-    def freeze(self, dtype: torch.dtype) -> None:
-        """Hold the frozen weights in another precision; what is learned stays in float32."""
-        for weight in self.base_weights().values():
-            weight.data = weight.data.to(dtype)
-
     def behind(self, first: int) -> "L2D":
         """The same where every text begins behind another token."""
         return L2D(self.model, first, self.spare, self.name)
@@ -71,15 +62,6 @@ class L2D(nn.Module):
     def vector(self, x: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
         """The vectors of tokens."""
         return self.model.vector(self.known(x))
-
-    def known(self, x: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-        """Tokens that the network has: the spare one, which is nobody's text, is another."""
-        return x.clamp(max=self.model.config.vocab_size - 1) if self.spare else x
-
-    def shifted(self, x: Tokens, first: Int[Tensor, "B 1"] | None = None) -> Tokens:
-        """Everything one place right, `bos_id` in front, or what stands there."""
-        first = torch.full_like(x[:, :1], self.bos_id) if first is None else first
-        return self.known(torch.cat([first, x[:, :-1]], 1))
 
     def remember(
         self, x: Tokens, *, mask: Mask, at: Tokens | None = None
@@ -106,28 +88,6 @@ class L2D(nn.Module):
     def beside(self, h: Features, kv: Any, z: Noisy, t: Time, *, mask: Mask, **more) -> Features:
         """Features of both paths; z at l is a noisy vector of the token at l."""
         return self.model.beside(h, kv, z, t, mask=mask, **more)
-
-    def features(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Features:
-        """The frozen network's features at l, from the tokens before l."""
-        kv = more.get("kv")
-        last = None if kv is None or kv.last is None else kv.last[..., 0].long()
-        h = self.model.features(self.shifted(x, last), mask=mask, **more)
-        if kv is not None:
-            kv.keep(x[..., None].double())  # the next pass begins behind the last of these
-        return h
-
-    def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
-        """The frozen head."""
-        logits = self.model.head(h)
-        return F.pad(logits, (0, 1), value=-torch.inf) if self.spare else logits
-
-    def head_parameters(self) -> list[Tensor]:
-        """What `head` reads; nothing of it is trained."""
-        return self.model.head_parameters()
-
-    def forward(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Logits:
-        """The frozen network's logits at l from the tokens before l."""
-        return self.head(self.features(x, t, mask=mask, **more))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From next-token prediction to denoising: row i of these networks speaks of token i + 1."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from redraft.model.llama import LlamaConfig
 from redraft.types import Features, Logits, Time, Tokens
 
 
-class NextToken(nn.Module):
+class Lagging(nn.Module):
     """A causal next-token network, seen as a denoiser: what it says at l is about token l.
 
     The input moves one place right, behind `bos_id`. In a packed row the first token of a
@@ -32,9 +33,9 @@ class NextToken(nn.Module):
         self.bos_id, self.spare = bos_id, spare
         self.stores = getattr(model, "stores", False)
 
-    def behind(self, first: int) -> "NextToken":
+    @abstractmethod
+    def behind(self, first: int) -> "Lagging":
         """The same where every text begins behind another token."""
-        return NextToken(self.model, first, self.spare)
 
     def features(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Features:
         """Features at l from the tokens before l."""
@@ -45,11 +46,14 @@ class NextToken(nn.Module):
             kv.keep(x[..., None].double())  # the next pass begins behind the last of these
         return h
 
+    def known(self, x: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """Tokens that the network has: the spare one, which is nobody's text, is another."""
+        return x.clamp(max=self.model.config.vocab_size - 1) if self.spare else x
+
     def shifted(self, x: Tokens, first: Int[Tensor, "B 1"] | None = None) -> Tokens:
         """Everything one place right, `bos_id` in front, or what stands there."""
         first = torch.full_like(x[:, :1], self.bos_id) if first is None else first
-        moved = torch.cat([first, x[:, :-1]], dim=1)
-        return moved.clamp(max=self.model.config.vocab_size - 1) if self.spare else moved
+        return self.known(torch.cat([first, x[:, :-1]], 1))
 
     def head(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """The inner network's head."""
@@ -57,12 +61,20 @@ class NextToken(nn.Module):
         return F.pad(logits, (0, 1), value=-torch.inf) if self.spare else logits
 
     def head_parameters(self) -> list[Tensor]:
-        """What `head` trains."""
+        """What `head` reads."""
         return self.model.head_parameters()
 
     def forward(self, x: Tokens, t: Time | None = None, *, mask: Mask, **more) -> Logits:
         """Logits at l from the tokens before l."""
         return self.head(self.features(x, t, mask=mask, **more))
+
+
+class NextToken(Lagging):
+    """A next-token network, and nothing beside it."""
+
+    def behind(self, first: int) -> "NextToken":
+        """The same where every text begins behind another token."""
+        return NextToken(self.model, first, self.spare)
 
 
 @dataclass(frozen=True)

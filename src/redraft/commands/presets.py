@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redraft.errors import BadInput
+from redraft.choose import refuse
 
 
 class CacheName(StrEnum):
@@ -43,15 +43,8 @@ def modes(preset, block, cache, drift, prompt_weight, language) -> dict[str, Any
     more = {"preset": preset, "block": block, "cache": cache and cache.value, "drift": drift}
     more |= {"prompt-weight": prompt_weight}
     if language is not None:
-        unread(more, "--regex, --schema or --grammar", *more)
+        refuse("--regex, --schema or --grammar", more, *more)
     return more
-
-
-def unread(more: dict[str, Any], what: str, *words: str) -> None:
-    """BadInput for an option that would not be read."""
-    for word in words:
-        if more[word] is not None:
-            raise BadInput(f"--{word} does not go with {what}")
 
 
 def presets(

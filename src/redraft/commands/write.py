@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from redraft.choose import Growth, Kind, Order, growing, options, solver_of, way_of
-from redraft.commands.presets import Block, Cache, Drift, PresetOption, PromptWeight, modes, unread
+from redraft.choose import Growth, Kind, Order, growing, options, refuse, solver_of, way_of
+from redraft.commands.presets import Block, Cache, Drift, PresetOption, PromptWeight, modes
 from redraft.commands.show import Shown, show
 from redraft.errors import BadInput
 from redraft.refining import Guess
@@ -146,7 +146,7 @@ def generate(
     vectors |= {"label": label, "guidance": guidance}
     usual = (Order.random, WRITING)
     if grow is not None and sampler is None:
-        unread(more, "--grow", "preset", "cache", "drift", "prompt-weight")
+        refuse("--grow", more, "preset", "cache", "drift", "prompt-weight")
         sampler = growing(model, tokens, grow, block, order, WRITING, given, vectors)
     sampler = sampler or way_of(model, tokens, order, *usual, given, more, vectors)
     if language is not None and (grow is not None or stop):

@@ -5,7 +5,6 @@ A file of JSON lines, each an object with "messages", or with "prompt" and "answ
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from redraft.data.chat import Chat, turns_of
 from redraft.data.loader import check_length, shuffled
 from redraft.data.text import files
 from redraft.data.voice import Voice
+from redraft.describe import read_jsonl
 from redraft.errors import BadInput
 from redraft.types import Batch
 
@@ -257,15 +257,11 @@ def read(path: Path, chat: Chat, last: bool) -> Iterator[Answered]:
     """The conversations of one file. Raises BadInput, naming the line, for what is none."""
     if path.suffix.lower() != ".jsonl":
         raise BadInput(f"{path}: conversations are read from .jsonl files")
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield answered(json.loads(line), chat, last)
-                except BadInput as error:
-                    raise BadInput(f"{path}:{number}: {error}") from None
-                except (ValueError, RecursionError) as error:
-                    raise BadInput(f"{path}:{number}: not JSON ({error})") from None
+    for where, row in read_jsonl(path):
+        try:
+            yield answered(row, chat, last)
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from None
 
 
 def answered(row: Any, chat: Chat, last: bool) -> Answered:

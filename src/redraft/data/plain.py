@@ -1,6 +1,5 @@
 """Prompts and answers one behind the other: conversations of a network that knows no template."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from redraft.data.answers import Answers
 from redraft.data.chat import turns_of
 from redraft.data.text import files
 from redraft.data.voice import Voice
+from redraft.describe import read_jsonl
 from redraft.errors import BadInput
 
 PLAIN = (
@@ -32,17 +32,8 @@ def said(paths: list[Path]) -> Iterator[str]:
     for path in paths:
         if path.suffix.lower() != ".jsonl":
             raise BadInput(f"{path}: conversations are read from .jsonl files")
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield from contents(line, f"{path}:{number}")
-
-
-def contents(line: str, where: str) -> list[str]:
-    """What is said in one line of JSON."""
-    try:
-        return [turn.content for turn in turns_of(json.loads(line))]
-    except BadInput as error:
-        raise BadInput(f"{where}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: not JSON ({error})") from None
+        for where, row in read_jsonl(path):
+            try:
+                yield from (turn.content for turn in turns_of(row))
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from None

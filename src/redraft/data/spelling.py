@@ -42,7 +42,7 @@ def spelling(tokenizer: Tokenizer) -> Spelling:
         words[i] = None
     found = Spelling(tuple(words), stripped)
     try:
-        ids = tokenizer.encode(SAMPLE)
+        ids = [i for i in tokenizer.encode(SAMPLE) if i not in unknown]
     except BadInput:  # a character that the vocabulary lacks
         return found
     if found.text(ids).decode(errors="replace") != tokenizer.decode(ids):

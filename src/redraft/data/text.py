@@ -5,13 +5,13 @@ r"""Documents from files, one at a time: plain text, JSON lines and Parquet, all
 
 import codecs
 import glob
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redraft.describe import read_jsonl
 from redraft.errors import BadInput
 
 PIECE = 1 << 20  # characters: a longer text file becomes several documents, so memory is bounded
@@ -155,22 +155,8 @@ def decoded(path: Path) -> Iterator[str]:
 
 def json_lines(path: Path, field: str) -> Iterator[Document]:
     """One document for each line of JSON that is not blank."""
-    at = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            try:
-                text = line.decode().removeprefix("\ufeff" if number == 1 else "")
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{where}: not UTF-8 at byte {at + error.start}") from None
-            at += len(line)
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise BadInput(f"{where}: not JSON ({error})") from None
-            yield Document(where, field_of(row, field, where))
+    for where, row in read_jsonl(path):
+        yield Document(where, field_of(row, field, where))
 
 
 def field_of(row: Any, field: str, where: str) -> str:

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from redraft.adapt.l2d import L2D
-from redraft.adapt.shift import NextToken, Shifted
+from redraft.adapt.shift import Lagging, Shifted
 from redraft.adapt.side import Side
 from redraft.doctor.chart import Chart
 from redraft.eval.doctor import alignment, attention, leak, loss, numbers, verdicts
@@ -71,7 +70,7 @@ def real(model: Pretrained) -> int:
 
 def inside(model: Any) -> Any:
     """The network without what aligns its rows; the frozen one where another stands beside it."""
-    return model.model if isinstance(model, NextToken | Shifted | Side | L2D) else model
+    return model.model if isinstance(model, Lagging | Shifted | Side) else model
 
 
 def size_of(model: Pretrained) -> int | None:

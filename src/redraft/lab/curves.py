@@ -24,8 +24,10 @@ from redraft.lab.rates import Rate, entropy_of, token_error_rate
 from redraft.mask import Full, Mask
 from redraft.process.discrete import Discrete
 from redraft.sample.ancestral import Ancestral
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
 from redraft.sample.predict import Reuse, Sampler, bind, blank, generate
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Rng, Tokens
 
 CHUNK = 250  # rows that are written at once

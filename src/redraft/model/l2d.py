@@ -144,10 +144,8 @@ class TwoPaths(nn.Module):
         close = seen
         if shape.reach is not None:
             close = sight(mask & Window(shape.reach), B, L, h.device, before)
-        s, origin = (
-            self.path.entry(z, t).to(h.dtype),
-            start if self.path_config.from_noise else None,
-        )
+        s = self.path.entry(z, t).to(h.dtype)
+        origin = start if self.path_config.from_noise else None
         layers: Any = zip(self.path.layers, self.model.layers, strict=True)
         for i, (mine, layer) in enumerate(layers):
             told = [each.to(h.dtype) for each in mine.told(e, origin)]

@@ -1,11 +1,11 @@
 """Puzzles by their words, files of problems, and who says whether an answer is right."""
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from redraft.describe import read_jsonl
 from redraft.errors import BadInput
 from redraft.files import replacing_file
 from redraft.puzzle import arithmetic, countdown, sudoku
@@ -61,18 +61,11 @@ def write(out: Path, words: Sequence[str], num: int, test: bool, seed: int) -> l
 def read(path: Path) -> list[Problem]:
     """A file of problems. Raises BadInput, naming the line, for what is none."""
     found = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from None
-    for number, each in enumerate(text.splitlines(), 1):
-        if each.strip():
-            try:
-                found.append(problem(json.loads(each)))
-            except BadInput as error:
-                raise BadInput(f"{path}:{number}: {error}") from None
-            except (ValueError, RecursionError) as error:
-                raise BadInput(f"{path}:{number}: not JSON ({error})") from None
+    for where, row in read_jsonl(path):
+        try:
+            found.append(problem(row))
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from None
     if not found:
         raise BadInput(f"{path}: no problems in it")
     return found

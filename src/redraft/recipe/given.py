@@ -83,7 +83,7 @@ def words_of(base: Pretrained) -> Existing:
     return Existing(path.as_posix())
 
 
-def text_of(base: Pretrained, text: str, held_out: float, last: bool) -> Any:
+def text_of(base: Pretrained, text: str, held_out: float = 0.05, last: bool = False) -> Any:
     """What an autoregressive base goes on to learn: answers of a .jsonl, or all of a text."""
     if text.endswith(".jsonl"):
         return Answers(text, base.voice.kept().as_posix(), last=last, held_out=held_out)

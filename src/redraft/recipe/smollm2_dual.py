@@ -15,11 +15,10 @@ import torch
 
 from redraft.adapt.lora import Lora, fingerprint
 from redraft.adapt.side import SideConfig
-from redraft.data.source import Text
 from redraft.objective.dual import Dual, Tried, tried
 from redraft.process.mixing import Mixing
 from redraft.recipe.base import Run
-from redraft.recipe.given import bare, base_of, words_of
+from redraft.recipe.given import bare, base_of, text_of
 from redraft.recipe.parts import plan
 from redraft.sample.lossless import Lossless, write
 from redraft.sample.predict import blank
@@ -49,7 +48,7 @@ def recipe(
 ) -> Run:
     """Drafting adapters (dual stream) for conversations; every: steps between evaluations."""
     found = base_of(base)
-    data = talks(text, found) if text.endswith(".jsonl") else Text(text, words_of(found))
+    data = text_of(found, text)
     words: Any = data.corpus().tokenizer
     network: Any = bare(found.model)
     return Run(
@@ -82,13 +81,6 @@ def recipe(
         eval_rows=32,
         notes=notes,
     )
-
-
-def talks(text: str, base: Any) -> Any:
-    """Conversations whose answers are learned, in the base's own tokens and template."""
-    from redraft.data.answers import Answers
-
-    return Answers(text, base.voice.kept().as_posix())
 
 
 def notes(run: Run, model: Any, corpus: Any, held: Any) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Front:
     @torch.no_grad()
     def believe(self, canvas: Canvas, t: Time | None) -> Logits:
         """The canvas holds the open block; `row` in its memo says whose past belongs to it."""
-        t = told(self.process, canvas, t)
+        t = told(self.process, t, canvas.noisy, canvas.doc)
         h = self.features(canvas.tokens, canvas.doc, t, canvas.memo["row"].long())
         return self.read(self.model.head(h).float(), canvas.tokens, t)
 

@@ -92,7 +92,8 @@ class Constrained(Held):
 
     def step(self, canvas: Canvas, logp: Logits, rng: Rng) -> Canvas:
         """The inner sampler's step with what it may believe, and with tokens that go together."""
-        places, inner = self.checked(canvas), cast(Any, self.inner)
+        begun = bool((canvas.step == 0).any())  # later steps keep to what can become a match
+        places, inner = (self.checked if begun else self.places)(canvas), cast(Any, self.inner)
         if places is None:
             return inner.step(canvas, logp, rng)
         for change in getattr(inner, "adjust", ()):

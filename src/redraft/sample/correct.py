@@ -12,8 +12,8 @@ from redraft.draw import categorical
 from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.gidd import Gidd
+from redraft.sample.pick import top
 from redraft.sample.predict import Sampler
-from redraft.sample.unmask import top
 from redraft.types import Canvas, Logits, Rng, Time
 
 

@@ -9,8 +9,9 @@ on with the text, and a token waits at its edge until there is something to its 
 from dataclasses import dataclass, replace
 
 from redraft.errors import BadInput
+from redraft.sample.order import Scores, confidence
 from redraft.sample.pick import best
-from redraft.sample.unmask import Draw, Scores, Unmask, confidence
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas, Where
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from redraft.cache.store import Ragged
 from redraft.mask import Seats
 from redraft.sample.constrain import Constrained
+from redraft.sample.order import Scores
 from redraft.sample.predict import Predict, Reuse, Sampler
-from redraft.sample.unmask import Scores, Unmask
+from redraft.sample.unmask import Unmask
 from redraft.types import Canvas, Logits, Time, Tokens, Where
 
 

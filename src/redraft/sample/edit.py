@@ -17,9 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from redraft.errors import BadInput
+from redraft.sample.order import confidence
 from redraft.sample.pick import Threshold, top
 from redraft.sample.remask import written
-from redraft.sample.unmask import Draw, Unmask, confidence
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas, Logits, Rng, Time, Tokens, mix
 
 

@@ -12,7 +12,7 @@ from redraft.draw import categorical
 from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.mixing import Mixing
-from redraft.sample.unmask import top
+from redraft.sample.pick import top
 from redraft.types import Canvas, Logits, Rng, Time
 
 

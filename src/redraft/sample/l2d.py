@@ -27,8 +27,10 @@ from redraft.sample.estimate import (
     Table,
 )
 from redraft.sample.ode import HEUN, Adaptive, Fixed, Rows, State, Times
+from redraft.sample.order import leftmost
+from redraft.sample.pick import TopK
 from redraft.sample.predict import Predict
-from redraft.sample.unmask import Draw, TopK, Unmask, leftmost
+from redraft.sample.unmask import Draw, Unmask
 from redraft.types import Canvas, Logits, Rng, Time, Tokens
 
 

@@ -61,6 +61,7 @@ RK4 = Tableau(  # the 3/8 rule
     ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
     (1 / 8, 3 / 8, 3 / 8, 1 / 8),
 )
+NAMED = {"euler": EULER, "midpoint": MIDPOINT, "heun": HEUN, "rk4": RK4}
 HEUN2 = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5), 0.0, (1.0, 0.0), 2)
 FEHLBERG2 = Tableau(
     (0.0, 0.5, 1.0),

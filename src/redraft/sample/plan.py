@@ -20,10 +20,11 @@ import torch
 from redraft.errors import BadInput
 from redraft.process.discrete import Discrete
 from redraft.process.mixing import Mixing
+from redraft.sample.order import Scores, confidence, random
 from redraft.sample.pick import Looking, Pick, Steps, top
 from redraft.sample.predict import Predict
 from redraft.sample.remask import written
-from redraft.sample.unmask import Draw, Scores, confidence, random
+from redraft.sample.unmask import Draw
 from redraft.types import Canvas, Logits, Rng, Time, Tokens
 
 Planner = Callable[[Canvas], Scores]  # how well every token of a full canvas fits, in (0, 1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from redraft.mask import Documents, Full, Mask
-from redraft.types import Canvas, Denoiser, Logits, Rng, Time
+from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens, Where
 
 Predict = Callable[[Canvas, Time | None], Logits]
 
@@ -39,7 +39,7 @@ def bind(model: Denoiser, process: Any, mask: Mask | None = None, ratios: bool =
 
     @torch.no_grad()
     def predict(canvas: Canvas, t: Time | None) -> Logits:
-        t = told(process, canvas, t)
+        t = told(process, t, canvas.noisy, canvas.doc)
         seen = visible & Documents(canvas.doc)
         return read(model(canvas.tokens, t, mask=seen).float(), canvas.tokens, t)
 
@@ -47,12 +47,21 @@ def bind(model: Denoiser, process: Any, mask: Mask | None = None, ratios: bool =
     return Reuse(predict) if timeless else predict
 
 
-def told(process: Any, canvas: Canvas, t: Time | None) -> Time:
-    """t, or what the share of noise says of it."""
+def near_sighted(model: Any) -> bool:
+    """Whether some layers of a network, whatever is around it, see only their surroundings."""
+    while model is not None:
+        if getattr(getattr(model, "config", None), "reach", None) is not None:
+            return True
+        model = getattr(model, "model", None)
+    return False
+
+
+def told(process: Any, t: Time | None, noisy: Where, doc: Tokens) -> Time:
+    """t, or what the share of noise in a row says of it."""
     if t is not None:
         return t
-    real = (canvas.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
-    return process.schedule.time(1 - canvas.noisy.sum(-1, keepdim=True).double() / real)
+    real = (doc >= 0).sum(-1, keepdim=True).clamp(min=1)
+    return process.schedule.time(1 - noisy.sum(-1, keepdim=True).double() / real)
 
 
 class Reuse:

@@ -14,7 +14,6 @@ from redraft.sample.order import (
     Loose,
     Penalised,
     Score,
-    Scores,
     Without,
     blind,
     confidence,
@@ -36,26 +35,10 @@ from redraft.sample.pick import (
     Steps,
     Threshold,
     TopK,
-    top,
 )
 from redraft.sample.safe import EntropyBound, Factor, Levels, Near, Stable
 from redraft.schedule import Cosine
 from redraft.types import Canvas, Logits, Rng, Time, Tokens, Where
-
-__all__ = [
-    "Draw",
-    "Scores",
-    "Steps",
-    "Threshold",
-    "TopK",
-    "Unmask",
-    "confidence",
-    "leftmost",
-    "margin",
-    "neg_entropy",
-    "random",
-    "top",
-]  # orders and picks were first published under this name
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from redraft.cache.slots import Slots
 from redraft.errors import BadInput
 from redraft.mask import Documents, Full, Mask, Table
 from redraft.sample.block import closing, settled
-from redraft.sample.predict import Sampler
+from redraft.sample.predict import Sampler, near_sighted, told
 from redraft.sample.prompted import Prompted
 from redraft.sample.stop import Closing
 from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens, Where
@@ -45,15 +45,6 @@ class Windows:
     def plain(self) -> bool:
         """Whether nothing is remembered and the prompt counts as it is."""
         return isinstance(self.policy, Never) and self.guidance == 1
-
-
-def near_sighted(model: Any) -> bool:
-    """Whether some layers see only their surroundings, which slots do not tell them."""
-    while model is not None:
-        if getattr(getattr(model, "config", None), "reach", None) is not None:
-            return True
-        model = getattr(model, "model", None)
-    return False
 
 
 class Whole:
@@ -106,10 +97,7 @@ class Whole:
         self.asked = part.tokens
         self.tokens = scattered(self.tokens, self.columns, part.tokens, self.inside)
         self.noisy = scattered(self.noisy, self.columns, part.noisy, self.inside)
-        if t is None:
-            real = (self.doc >= 0).sum(-1, keepdim=True).clamp(min=1)
-            share = self.noisy.sum(-1, keepdim=True).double() / real
-            t = self.process.schedule.time(1 - share)
+        t = told(self.process, t, self.noisy, self.doc)
         which = rows.nonzero()[:, 0]
         for some, run in self.passing(which):
             h = self.features(some, run, t[some])

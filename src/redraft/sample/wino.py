@@ -22,10 +22,11 @@ from redraft.mask import Documents, Full, Mask, darkened
 from redraft.process.discrete import Discrete
 from redraft.process.mixing import Mixing
 from redraft.sample.block import Front
+from redraft.sample.order import Scores, confidence
 from redraft.sample.pick import top
-from redraft.sample.predict import Predict, told
+from redraft.sample.predict import Predict, near_sighted, told
 from redraft.sample.remask import unit, written
-from redraft.sample.unmask import Draw, Scores, confidence
+from redraft.sample.unmask import Draw
 from redraft.types import Canvas, Denoiser, Logits, Rng, Time, Tokens
 
 FIRST = 30.0  # what counts as written before the first step
@@ -130,8 +131,7 @@ def in_blocks(front: Front, exact: bool = False) -> Predict:
 
 def asking(features: Callable, model: Denoiser, process: Any, exact: bool) -> Predict:
     """What is believed with and without each token, from features of rows of tokens."""
-    near = getattr(getattr(model, "config", None), "reach", None) is not None
-    if not exact and (near or getattr(model, "moves", False)):
+    if not exact and (near_sighted(model) or getattr(model, "moves", False)):
         raise BadInput(
             "a shadow needs a network whose layers see the whole row and which speaks of a token "
             "where it stands; this one does not: --correct wino:exact"
@@ -139,7 +139,8 @@ def asking(features: Callable, model: Denoiser, process: Any, exact: bool) -> Pr
 
     @torch.no_grad()
     def predict(canvas: Canvas, t: Time | None) -> Logits:
-        x, doc, at, t = canvas.tokens, canvas.doc, shaded(canvas), told(process, canvas, t)
+        x, doc, at = canvas.tokens, canvas.doc, shaded(canvas)
+        t = told(process, t, canvas.noisy, doc)
         rows = torch.arange(len(x), device=x.device)
         rows = canvas.memo["row"].long() if "row" in canvas.memo else rows
         if exact:

@@ -18,7 +18,7 @@ from redraft.data.tokenizer import Tokenizer
 from redraft.describe import describe
 from redraft.errors import BadInput
 from redraft.sample.note import SURE
-from redraft.trace.words import Spelling
+from redraft.trace.words import Spelled
 from redraft.types import Canvas
 
 FORMAT, VERSION = "redraft-trace", 1
@@ -106,10 +106,10 @@ class Recorder:
     meter: Any
     seal: str = ""
     known: set[int] = field(default_factory=set)
-    spelling: Spelling = field(init=False)
+    spelling: Spelled = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spelling = Spelling(self.tokenizer)
+        self.spelling = Spelled(self.tokenizer)
 
     def begin(self, **about: Any) -> None:
         """The header: what is run, on what, by whom."""

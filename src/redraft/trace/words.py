@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from redraft.data.tokenizer import Tokenizer, alphabet
+from redraft.data.spelling import Spelling, spelling
+from redraft.data.tokenizer import Tokenizer
+from redraft.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -21,30 +22,30 @@ class Words:
         return text.removeprefix(" ") if self.spaced else text
 
 
-class Spelling:
-    """The bytes of each token, found by its tokenizer."""
+class Spelled:
+    """The bytes of each token, also where a token stands for other bytes in other places."""
 
     def __init__(self, tokenizer: Tokenizer):
-        from tokenizers import decoders
-
         self.tokenizer = tokenizer
-        self.table = alphabet() if isinstance(tokenizer.inner.decoder, decoders.ByteLevel) else None
+        try:
+            self.fixed: Spelling | None = spelling(tokenizer)
+        except BadInput:
+            self.fixed = None
         self.silent = {tokenizer.mask_id, tokenizer.eos_id, *tokenizer.specials.values()}
 
     @property
     def spaced(self) -> bool:
         """Whether words bring the space in front of them."""
-        return self.table is None and self.tokenizer.decode(self.tokenizer.encode(" a"))[:1] != " "
+        if self.fixed is not None:
+            return self.fixed.stripped
+        return self.tokenizer.decode(self.tokenizer.encode(" a"))[:1] != " "
 
     def bytes(self, token: int) -> bytes:
         """What one token adds to a text."""
-        name: Any = self.tokenizer.inner.id_to_token(token)
-        if token in self.silent or name is None:
+        if self.fixed is not None:
+            return self.fixed.words[token] or b"" if token < len(self.fixed.words) else b""
+        if token in self.silent:
             return b""
-        if self.table is not None and all(letter in self.table for letter in name):
-            return bytes(self.table[letter] for letter in name)
-        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-            return bytes.fromhex(name[3:5])
         # Behind itself a token shows the space it brings, or that it continues a word.
         once, twice = self.tokenizer.decode([token]), self.tokenizer.decode([token, token])
         return (twice.removeprefix(once) if twice.startswith(once) else once).encode()
